@@ -1,0 +1,9 @@
+//! Tests of whole decisions.
+
+mod budgets;
+mod build;
+mod evidence;
+mod history;
+mod laws;
+mod properties;
+mod scenarios;
