@@ -1,0 +1,96 @@
+use super::*;
+use crate::yaml::Limits;
+
+const SMALL: &str = "models:\n- name: m\n  command: [serve, --port, \"{port}\", --share, 0.9]\n";
+
+fn read(text: &str) -> Result<Loaded, crate::Faults> {
+    read_config("loadline.yaml", text, &Limits::default())
+}
+
+#[test]
+fn a_small_file_gets_every_default_and_reads_back() {
+    let loaded = read(SMALL).expect("reads");
+    let model = &loaded.config.models[0];
+    assert_eq!(model.slots, 32);
+    assert_eq!(model.metrics[0].average_value.milli_value(), 22_400);
+    assert_eq!(
+        model.launch,
+        Launch::Command(["serve", "--port", "{port}", "--share", "0.9"].map(str::to_owned).to_vec())
+    );
+    assert_eq!(loaded.config.gateway.max_body_bytes, 32 << 20);
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    let printed = print_config(&loaded.config);
+    assert_eq!(read(&printed).unwrap_or_else(|faults| panic!("{faults}\n{printed}")).config, loaded.config);
+    for entry in defaults::TABLE {
+        let last = entry.field.split(['.', ' ']).find(|part| !part.contains('[')).unwrap_or(entry.field);
+        let unset = matches!(entry.value, crate::defaults::Setting::Unset(_));
+        let other_launch = entry.field.contains("engine.");
+        assert!(unset || other_launch || printed.contains(last), "{} is not printed:\n{printed}", entry.field);
+    }
+}
+
+#[test]
+fn every_field_reads_back() {
+    let text = "listen: 0.0.0.0:80\ngpuBudget: 4\ntls: {certFile: a, keyFile: b}\nmodels:\n- name: m\n  aliases: [n]\n  engine: {profile: p, dialect: sglang, maxNumSeqs: 8, speedup: 5, startup: 30s, seed: 3}\n  minReplicas: 1\n  maxReplicas: 2\n  metrics:\n  - type: Signal\n    signal: {name: requests_waiting, target: {type: AverageValue, averageValue: 500m}}\n  behavior: {scaleUp: {policies: [{type: Pods, value: 1, periodSeconds: 60}], tolerance: 50m}}\n  env: {A: 1, B: \"yes\"}\n  gpus: {devices: [[0], [0, 1]]}\n  slo: {ttft: 1s, tpot: 50ms}\n  coldWait: 50s\n";
+    let loaded = read(text).expect("reads");
+    let model = &loaded.config.models[0];
+    assert_eq!((model.slots, model.gpus_per_replica), (8, 2));
+    assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
+    let again = read(&print_config(&loaded.config)).expect("reads back");
+    assert_eq!(again.config, loaded.config);
+    let policy = model.policy(&loaded.config);
+    assert_eq!(policy.gate, loadline_policy::Gate::On);
+    let pool = &policy.pools[crate::hpa::POOL];
+    assert_eq!((pool.min_replicas, pool.max_replicas, pool.idle), (1, 2, None));
+}
+
+#[test]
+fn mistakes_are_named_with_their_mend() {
+    struct Case {
+        text: &'static str,
+        expect: &'static str,
+    }
+    for case in [
+        Case { text: "listen: a\n", expect: "loadline.yaml:1:1: `models`: no model is configured" },
+        Case { text: "models:\n- name: m\n", expect: "loadline.yaml:2:3: `models[0]`: needs `command`" },
+        Case {
+            text: "models:\n- name: m\n  command: [x]\n",
+            expect: "loadline.yaml:3:3: `models[0].command`: has no `{port}`",
+        },
+        Case {
+            text: "models:\n- name: m\n  engine: {}\n- name: m\n  engine: {}\n",
+            expect: "loadline.yaml:4:3: `models[1].name`: `m` is already the name of `models[0].name`",
+        },
+        Case {
+            text: "models:\n- name: m\n  engine: {}\n  minReplicas: 3\n  maxReplicas: 2\n",
+            expect: "loadline.yaml:5:3: `models[0].maxReplicas`: is 2, less than `minReplicas` 3",
+        },
+        Case {
+            text: "gpuBudget: 1\nmodels:\n- name: m\n  engine: {}\n  minReplicas: 2\n  gpus: {perReplica: 1}\n",
+            expect: "loadline.yaml:1:1: `gpuBudget`: is 1, and the models' `minReplicas` alone take 2 GPUs",
+        },
+        Case {
+            text: "scrapePeriod: 5\nmodels: []\n",
+            expect: "loadline.yaml:1:15: `scrapePeriod`: `5` has no unit; write for example `5s`",
+        },
+        Case {
+            text: "models:\n- name: m\n  engine: {}\n  slot: 4\n",
+            expect: "loadline.yaml:4:3: `models[0].slot`: unknown field `slot`; did you mean `slots`?",
+        },
+        Case {
+            text: "models:\n- name: m\n  engine: {}\n  metrics: [{type: Pods, pods: {metric: {name: x}}}]\n",
+            expect: "loadline.yaml:4:14: `models[0].metrics[0].type`: `Pods` needs a Kubernetes metrics API",
+        },
+        Case {
+            text: "models:\n- name: m\n  engine: {}\n  metrics: [{type: Signal, signal: {name: request_waiting}}]\n",
+            expect: "loadline.yaml:4:37: `models[0].metrics[0].signal.name`: unknown signal `request_waiting`; did you mean `requests_waiting`?",
+        },
+        Case {
+            text: "gateway: {maxBodyBytes: 1.5}\nmodels: []\n",
+            expect: "loadline.yaml:1:25: `gateway.maxBodyBytes`: `1500m` is not a positive whole number of bytes",
+        },
+    ] {
+        let message = read(case.text).expect_err(case.text).to_string();
+        assert!(message.starts_with(case.expect), "{message}\n{}", case.expect);
+    }
+}
