@@ -1,0 +1,165 @@
+//! The replicas of one model as their supervisor and their pages describe them.
+
+use loadline_base::{ReplicaId, Timestamp};
+use loadline_policy::{Evidence, ReplicaObservation, ReplicaState, Signal};
+use loadline_signals::dialect::{Reading, SignalName};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Start-up times kept to estimate the next one.
+const START_SAMPLES: usize = 20;
+
+/// One replica.
+#[derive(Debug, Clone)]
+pub(crate) struct Replica {
+    pub(crate) state: ReplicaState,
+    pub(crate) since: Timestamp,
+    pub(crate) created_at: Timestamp,
+    pub(crate) address: String,
+    /// The last page that could be read, and when.
+    pub(crate) reading: Option<(Timestamp, Arc<Reading>)>,
+    /// Why the last scrape failed, if it did.
+    pub(crate) scrape_error: Option<String>,
+    /// Since when its engine has reported nothing running and nothing waiting.
+    idle_since: Option<Timestamp>,
+    /// When a drain must end.
+    pub(crate) drain_deadline: Option<Timestamp>,
+    /// The supervisor was told to remove it; nothing but its end is expected any more.
+    pub(crate) is_leaving: bool,
+}
+
+/// All replicas of one model.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Replicas {
+    pub(crate) table: BTreeMap<ReplicaId, Replica>,
+    start_times: Vec<Duration>,
+}
+
+impl Replicas {
+    /// Adds a replica that was just created, or starts it anew.
+    pub(crate) fn started(&mut self, now: Timestamp, id: ReplicaId, created_at: Timestamp, address: String) {
+        let replica = Replica {
+            state: ReplicaState::Starting,
+            since: now,
+            created_at,
+            address,
+            reading: None,
+            scrape_error: None,
+            idle_since: None,
+            drain_deadline: None,
+            is_leaving: false,
+        };
+        self.table.insert(id, replica);
+    }
+
+    /// Marks a replica ready, learns from its start-up time, and says where it listens; `None` if it is not known or on its way out.
+    pub(crate) fn ready(&mut self, now: Timestamp, id: &ReplicaId) -> Option<String> {
+        let replica = self.table.get_mut(id).filter(|replica| !replica.is_leaving)?;
+        if replica.state == ReplicaState::Starting {
+            if self.start_times.len() == START_SAMPLES {
+                self.start_times.remove(0);
+            }
+            self.start_times.push(now.since(replica.created_at));
+        }
+        replica.state = ReplicaState::Ready;
+        replica.since = now;
+        Some(replica.address.clone())
+    }
+
+    /// Moves a known replica to another stage.
+    pub(crate) fn set_state(&mut self, now: Timestamp, id: &ReplicaId, state: ReplicaState) {
+        if let Some(replica) = self.table.get_mut(id) {
+            replica.state = state;
+            replica.since = now;
+            if state != ReplicaState::Draining {
+                replica.drain_deadline = None;
+            }
+        }
+    }
+
+    /// The supervisor is about to be told to remove it.
+    pub(crate) fn leave(&mut self, now: Timestamp, id: &ReplicaId) {
+        self.set_state(now, id, ReplicaState::Failed);
+        if let Some(replica) = self.table.get_mut(id) {
+            replica.is_leaving = true;
+        }
+    }
+
+    /// Takes in the outcome of a scrape.
+    pub(crate) fn scraped(&mut self, at: Timestamp, id: &ReplicaId, outcome: Result<Arc<Reading>, String>) {
+        let Some(replica) = self.table.get_mut(id) else { return };
+        match outcome {
+            Ok(reading) => {
+                let value = |name| reading.signals.get(&name).map(|signal| signal.value);
+                let is_idle = value(SignalName::RequestsRunning) == Some(0.0)
+                    && value(SignalName::RequestsWaiting).is_none_or(|waiting| waiting == 0.0);
+                replica.idle_since = if is_idle { Some(replica.idle_since.unwrap_or(at)) } else { None };
+                replica.scrape_error = None;
+                replica.reading = Some((at, reading));
+            }
+            Err(error) => {
+                replica.idle_since = None;
+                replica.scrape_error = Some(error);
+            }
+        }
+    }
+
+    /// How many are in a stage.
+    pub(crate) fn count(&self, state: ReplicaState) -> u32 {
+        u32::try_from(self.table.values().filter(|replica| replica.state == state).count()).unwrap_or(u32::MAX)
+    }
+
+    /// The 90th percentile of the start-up times seen, or `fallback` before any was.
+    pub(crate) fn start_p90(&self, fallback: Duration) -> Duration {
+        let mut sorted = self.start_times.clone();
+        sorted.sort_unstable();
+        let rank = (sorted.len() * 9).div_ceil(10).saturating_sub(1);
+        sorted.get(rank).copied().unwrap_or(fallback)
+    }
+
+    /// How long until the next starting replica should serve; at least a second, so that nobody is told "now" and then waits.
+    pub(crate) fn expected(&self, now: Timestamp, fallback: Duration) -> Option<Duration> {
+        let usual = self.start_p90(fallback);
+        self.table
+            .values()
+            .filter(|replica| replica.state == ReplicaState::Starting)
+            .map(|replica| usual.saturating_sub(now.since(replica.created_at)).max(Duration::from_secs(1)))
+            .min()
+    }
+
+    /// A signal of one replica's engine with its evidence. An engine that has just become ready has nothing running or waiting yet;
+    /// that is known as of that moment and ages like anything else. A page that does not carry the signal gives `None`.
+    pub(crate) fn signal(now: Timestamp, replica: &Replica, name: SignalName, period: Duration) -> Option<Signal> {
+        match &replica.reading {
+            Some((at, reading)) => {
+                let value = reading.signals.get(&name)?.value;
+                Some(Signal { value, at: *at, evidence: Evidence::of_age(now, *at, period) })
+            }
+            None => {
+                Some(Signal { value: 0.0, at: replica.since, evidence: Evidence::of_age(now, replica.since, period) })
+            }
+        }
+    }
+
+    /// Every replica, for a decision.
+    pub(crate) fn observe(&self, now: Timestamp, period: Duration) -> Vec<ReplicaObservation> {
+        self.table
+            .iter()
+            .map(|(id, replica)| {
+                let serves = matches!(replica.state, ReplicaState::Ready | ReplicaState::Draining);
+                let signal = |name| if serves { Self::signal(now, replica, name, period) } else { None };
+                ReplicaObservation {
+                    id: id.clone(),
+                    state: replica.state,
+                    since: replica.since,
+                    created_at: replica.created_at,
+                    known: true,
+                    running: signal(SignalName::RequestsRunning),
+                    waiting: signal(SignalName::RequestsWaiting),
+                    idle_since: replica.idle_since,
+                }
+            })
+            .collect()
+    }
+}
