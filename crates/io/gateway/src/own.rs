@@ -1,0 +1,77 @@
+//! The gateway's own pages: health, readiness, metrics and the list of models.
+
+use crate::error::{Dialect, Refusal};
+use crate::model::Model;
+use crate::page;
+use crate::reply::ReplyBody;
+use crate::shared::Shared;
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+
+/// Where the models are listed.
+const MODELS: &str = "/v1/models";
+
+/// Answers a request for one of the gateway's own pages; none if it is for a model.
+pub(crate) fn answer(shared: &Shared, request: &Request<Incoming>) -> Option<Response<ReplyBody>> {
+    if request.method() != Method::GET {
+        return None;
+    }
+    match request.uri().path() {
+        "/healthz" => Some(text(StatusCode::OK, "ok\n")),
+        "/readyz" if shared.is_draining() => {
+            Some(text(StatusCode::SERVICE_UNAVAILABLE, "the gateway is shutting down\n"))
+        }
+        "/readyz" => Some(text(StatusCode::OK, "ok\n")),
+        "/metrics" => {
+            let mut response = Response::new(ReplyBody::Own(Bytes::from(page::render(shared))));
+            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            Some(response)
+        }
+        MODELS => {
+            let list: Vec<Value> = shared.models().values().map(|model| entry(model)).collect();
+            Some(json_page(StatusCode::OK, &json!({"object": "list", "data": list})))
+        }
+        path => {
+            let name = path.strip_prefix(MODELS)?.strip_prefix('/')?;
+            Some(match shared.models().get(name) {
+                Some(model) => json_page(StatusCode::OK, &entry(model)),
+                None => {
+                    let message = format!("the model `{name}` does not exist; GET {MODELS} lists those that do");
+                    let refusal = Refusal::new(StatusCode::NOT_FOUND, "model_not_found", message).about("model");
+                    let mut response = Response::new(ReplyBody::Own(refusal.body(Dialect::OpenAi)));
+                    *response.status_mut() = refusal.status;
+                    refusal.headers(response.headers_mut());
+                    response
+                }
+            })
+        }
+    }
+}
+
+/// One model of the list. `state` is ours: `ready`, `waking` while requests wait for a first replica, or `zero`.
+fn entry(model: &Model) -> Value {
+    let (counts, _, _) = model.snapshot();
+    let state = match (counts.serving, counts.held) {
+        (0, 0) => "zero",
+        (0, _) => "waking",
+        _ => "ready",
+    };
+    json!({"id": model.id.as_str(), "object": "model", "created": 0, "owned_by": "loadline", "state": state})
+}
+
+fn text(status: StatusCode, words: &'static str) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::Own(Bytes::from_static(words.as_bytes())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+fn json_page(status: StatusCode, value: &Value) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::Own(Bytes::from(value.to_string())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
