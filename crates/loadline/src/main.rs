@@ -1,0 +1,54 @@
+//! The `loadline` binary: commands and wiring, nothing else.
+
+mod commands;
+mod demo;
+mod stack;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Autoscaling for LLM inference: from zero to as many replicas as the traffic needs.
+#[derive(Debug, Parser)]
+#[command(name = "loadline", version, max_term_width = 120)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Two minutes without a GPU: ten minutes of traffic from zero replicas and back, with every decision explained.
+    Demo(demo::Args),
+    /// Run models on this machine: a gateway, an autoscaler, and replicas from zero to N.
+    Up(commands::up::Args),
+    /// Emulate an inference engine without a GPU: OpenAI API and /metrics.
+    Engine(commands::engine::Args),
+    /// Load an OpenAI endpoint from a trace or with fixed lengths and report latencies.
+    Bench(commands::bench::Args),
+    /// Show what is read from a metrics page: engine, signals, and the series each came from.
+    Signals(commands::signals::Args),
+    /// Explain one autoscaling decision step by step.
+    Explain(commands::explain::Args),
+    /// Holds a replica; started by Loadline itself.
+    #[command(hide = true)]
+    Keeper(commands::keeper::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Demo(args) => demo::run(args),
+        Command::Up(args) => commands::up::run(args),
+        Command::Keeper(args) => return commands::keeper::run(args),
+        Command::Engine(args) => commands::engine::run(args),
+        Command::Bench(args) => commands::bench::run(args),
+        Command::Signals(args) => commands::signals::run(args),
+        Command::Explain(args) => commands::explain::run(args),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

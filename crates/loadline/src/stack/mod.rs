@@ -1,0 +1,8 @@
+//! What `up` and `demo` run: gateway, replicas, scraper, and the control loop between them.
+
+mod driver;
+mod lower;
+mod meter;
+
+pub(crate) use driver::{Snapshot, Stack, StackOptions};
+pub(crate) use lower::lower;
