@@ -1,0 +1,218 @@
+//! `cargo xtask test`: stages in order, the time of each, and one last line `N passed, N failed`.
+
+use crate::{codegen, layers, root, shared};
+use anyhow::{Context, Result, bail};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+/// What a stage counted.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+}
+
+impl Counts {
+    fn one(is_passed: bool) -> Self {
+        Self { passed: u64::from(is_passed), failed: u64::from(!is_passed) }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+/// A named stage.
+struct Stage {
+    name: &'static str,
+    what: &'static str,
+    run: fn() -> Result<Counts>,
+}
+
+const STAGES: [Stage; 8] = [
+    Stage { name: "tools", what: "what a bare machine lacks is installed", run: tools },
+    Stage { name: "format", what: "rustfmt", run: format },
+    Stage { name: "layers", what: "tiers, licences, sizes", run: tiers },
+    Stage { name: "codegen", what: "generated pages equal the code", run: generated },
+    Stage { name: "clippy", what: "lints, all targets", run: clippy },
+    Stage { name: "rust", what: "unit, property, golden and process tests", run: rust },
+    Stage { name: "conformance", what: "HPA vectors and OpenMetrics cases", run: conformance },
+    Stage { name: "clients", what: "openai-python and openai-node through the gateway", run: clients },
+];
+
+/// Runs all stages, or those named.
+pub(crate) fn run(names: &[&str]) -> Result<ExitCode> {
+    for name in names {
+        if !STAGES.iter().any(|stage| stage.name == *name) {
+            let known: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
+            bail!("there is no test part `{name}`; the parts are {}", known.join(", "));
+        }
+    }
+    let mut total = Counts::default();
+    let mut times: Vec<(&str, Duration, Counts)> = Vec::new();
+    for stage in STAGES.iter().filter(|stage| names.is_empty() || names.contains(&stage.name)) {
+        println!("== {}: {}", stage.name, stage.what);
+        let start = Instant::now();
+        let counts = (stage.run)().unwrap_or_else(|error| {
+            println!("{}: {error:#}", stage.name);
+            Counts::one(false)
+        });
+        println!(
+            "== {}: {} passed, {} failed, {:.1} s",
+            stage.name,
+            counts.passed,
+            counts.failed,
+            start.elapsed().as_secs_f64()
+        );
+        times.push((stage.name, start.elapsed(), counts));
+        total.add(counts);
+        if stage.name == "tools" && counts.failed > 0 {
+            break;
+        }
+    }
+    println!();
+    for (name, time, counts) in times {
+        println!("{name:<12} {:>7.1} s  {:>5} passed {:>3} failed", time.as_secs_f64(), counts.passed, counts.failed);
+    }
+    println!("{} passed, {} failed", total.passed, total.failed);
+    Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn has(program: &str) -> bool {
+    Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+}
+
+/// Programs the tests need and the Debian package of each.
+const TOOLS: [(&str, &str); 4] = [("cc", "gcc"), ("git", "git"), ("python3", "python3-venv"), ("npm", "npm")];
+
+fn tools() -> Result<Counts> {
+    let missing: Vec<&str> = TOOLS.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package).collect();
+    if !missing.is_empty() {
+        println!("installing {}", missing.join(" "));
+        let install =
+            format!("apt-get update -q && apt-get install -y -q --no-install-recommends {}", missing.join(" "));
+        let done = Command::new("sh").args(["-c", &install]).status().is_ok_and(|status| status.success());
+        if !done {
+            bail!("missing: {}; install these packages and run again", missing.join(", "));
+        }
+    }
+    Ok(Counts::one(true))
+}
+
+fn cargo(args: &[&str]) -> Result<bool> {
+    let status =
+        Command::new(env!("CARGO")).args(args).current_dir(root()).status().context("cargo could not be run")?;
+    Ok(status.success())
+}
+
+fn format() -> Result<Counts> {
+    Ok(Counts::one(cargo(&["fmt", "--all", "--check"])?))
+}
+
+fn tiers() -> Result<Counts> {
+    let findings = layers::findings()?;
+    for finding in &findings {
+        println!("{finding}");
+    }
+    Ok(Counts { passed: u64::from(findings.is_empty()), failed: u64::try_from(findings.len())? })
+}
+
+fn generated() -> Result<Counts> {
+    Ok(Counts::one(codegen::run(codegen::Mode::Check)? == ExitCode::SUCCESS))
+}
+
+fn clippy() -> Result<Counts> {
+    Ok(Counts::one(cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?))
+}
+
+/// The profile the tests are built with; the binary of the client tests comes from the same build.
+const PROFILE: &str = "ci";
+
+fn rust() -> Result<Counts> {
+    counted(Command::new(env!("CARGO")).args([
+        "test",
+        "--workspace",
+        "--profile",
+        PROFILE,
+        "--locked",
+        "--no-fail-fast",
+    ]))
+}
+
+/// Runs a command, passes its output on, and adds up its `test result:` and `N passed, N failed` lines.
+fn counted(command: &mut Command) -> Result<Counts> {
+    let mut child =
+        command.current_dir(root()).stdout(Stdio::piped()).spawn().context("a test command could not be started")?;
+    let mut counts = Counts::default();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines() {
+            let line = line?;
+            if !line.ends_with(" ... ok") && !line.trim().is_empty() && line != "running 0 tests" {
+                println!("{line}");
+            }
+            if let Some(found) = counts_of(&line) {
+                counts.add(found);
+            }
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() && counts.failed == 0 {
+        counts.failed += 1;
+    }
+    if status.success() && counts.passed == 0 {
+        bail!("no test ran");
+    }
+    Ok(counts)
+}
+
+fn counts_of(line: &str) -> Option<Counts> {
+    let text = line.strip_prefix("test result:").unwrap_or(line);
+    let number_before = |word: &str| -> Option<u64> {
+        text.split(word).next()?.trim_end().rsplit([' ', '.', ';', ',']).next()?.parse().ok()
+    };
+    (text.contains(" passed") && text.contains(" failed"))
+        .then(|| Some(Counts { passed: number_before(" passed")?, failed: number_before(" failed")? }))
+        .flatten()
+}
+
+fn conformance() -> Result<Counts> {
+    let mut counts = Counts::default();
+    let runs = [
+        ("hpa", shared().join("vectors/hpa"), Some(root().join("testdata/hpa"))),
+        ("openmetrics", shared().join("openmetrics"), None),
+    ];
+    for (suite, folder, fallback) in runs {
+        let folder = if folder.is_dir() { Some(folder) } else { fallback };
+        let Some(folder) = folder else {
+            println!("{suite}: skipped, {} is not there", shared().display());
+            continue;
+        };
+        let own = std::env::current_exe().context("the path of this program is unknown")?;
+        counts.add(counted(Command::new(own).args(["conformance", suite]).arg(folder))?);
+    }
+    Ok(counts)
+}
+
+fn clients() -> Result<Counts> {
+    counted(Command::new("sh").arg("crates/loadline/tests/clients/run.sh").env("LOADLINE_PROFILE", PROFILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines_of_all_runners_are_counted() {
+        for (line, expect) in [
+            ("test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out", Some((12, 0))),
+            ("test result: FAILED. 3 passed; 2 failed; 0 ignored", Some((3, 2))),
+            ("318 passed, 0 failed", Some((318, 0))),
+            ("running 3 tests", None),
+            ("nothing failed", None),
+        ] {
+            assert_eq!(counts_of(line).map(|counts| (counts.passed, counts.failed)), expect, "{line}");
+        }
+    }
+}
