@@ -6,11 +6,6 @@ use loadline_policy::hpa::Gates;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Whether this module answers a kind.
-pub(super) fn knows(kind: &str) -> bool {
-    matches!(kind, "validation" | "defaulting" | "status_quantity")
-}
-
 /// Runs one vector.
 ///
 /// # Errors
