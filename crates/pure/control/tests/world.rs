@@ -1,6 +1,10 @@
 //! Whole scenarios without sockets, processes or sleeping: the real loop, the real hold and the real policy; only the world is played.
 
-#![expect(clippy::expect_used, clippy::cast_possible_truncation, reason = "a test stops at the first surprise, and its counts are small")]
+#![expect(
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    reason = "a test stops at the first surprise, and its counts are small"
+)]
 
 use loadline_base::{GatewayId, ModelId, PoolId, ReplicaId, Timestamp};
 use loadline_control::{Control, ControlSettings, Effect, Event, MetricQuery, ModelSpec, ReplicaEvent, ScaleEvent};
