@@ -30,9 +30,11 @@ mod captures_vllm;
 mod tests;
 
 pub use kinds::{EngineKind, SignalName, UnknownEngine};
-pub use named::{NamedQueries, NamedQuery, read_with};
+pub use named::{NamedQueries, NamedQuery};
 
-use crate::exposition::{BadLines, ExpositionError, Format, Limits, Options, scan};
+pub use crate::exposition::Limits;
+
+use crate::exposition::{BadLines, ExpositionError, Format, Options, Summary, scan};
 use std::collections::BTreeMap;
 
 /// What one page says.
@@ -87,11 +89,37 @@ pub struct Histogram {
 /// # Errors
 /// With line and offset: a page over the limits, one cut off, or one that is no metrics page at all. Single bad lines are counted and left out.
 pub fn read(page: &[u8], engine: Option<EngineKind>, limits: &Limits) -> Result<Reading, ExpositionError> {
-    let options = Options { format: Format::Detect, bad_lines: BadLines::Skip, limits: *limits };
     let catalog = names::catalog();
     let mut seen = page::Page::new(catalog);
-    let summary = scan(page, catalog.wanted(engine), &options, |line| seen.visit(line))?;
+    let summary = scan(page, catalog.wanted(engine), &options(limits), |line| seen.visit(line))?;
+    Ok(reading(engine, &seen, summary))
+}
+
+/// [`read`], and the sums of the named series beside it, in one pass. A bad line of a named series is a rejected line too.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_with(
+    page: &[u8],
+    engine: Option<EngineKind>,
+    named: &NamedQueries,
+    limits: &Limits,
+) -> Result<Reading, ExpositionError> {
+    let mut seen = page::Page::new(names::catalog());
+    let mut sums = named::Sums::new(named);
+    let summary = scan(page, named.wanted(engine), &options(limits), |line| {
+        sums.visit(&line);
+        seen.visit(line);
+    })?;
+    Ok(Reading { named: sums.sums, ..reading(engine, &seen, summary) })
+}
+
+const fn options(limits: &Limits) -> Options {
+    Options { format: Format::Detect, bad_lines: BadLines::Skip, limits: *limits }
+}
+
+fn reading(engine: Option<EngineKind>, seen: &page::Page<'_>, summary: Summary) -> Reading {
     let engine = engine.or_else(|| seen.detect());
-    let signals = engine.map(|engine| combine::signals(engine, &seen)).unwrap_or_default();
-    Ok(Reading { engine, signals, named: BTreeMap::new(), rejected_lines: summary.bad_lines, errors: summary.errors })
+    let signals = engine.map(|engine| combine::signals(engine, seen)).unwrap_or_default();
+    Reading { engine, signals, named: BTreeMap::new(), rejected_lines: summary.bad_lines, errors: summary.errors }
 }

@@ -26,8 +26,11 @@ pub struct StoreLimits {
     pub max_sources: usize,
     /// Most series over all sources.
     pub max_series: usize,
-    /// Most bytes in the texts of sources and series, plus [`SERIES_BYTES`] for each series and [`POINT_BYTES`] for each place of a ring.
+    /// Most bytes in the texts of sources, series and names with history, plus [`SERIES_BYTES`] for each series and [`POINT_BYTES`] for each place
+    /// of a ring.
     pub max_bytes: usize,
+    /// Most series names whose history is kept.
+    pub max_histories: usize,
     /// Points in the ring of a series with history; the oldest is dropped.
     pub history_points: usize,
 }
@@ -38,9 +41,15 @@ pub const SERIES_BYTES: usize = 160;
 pub const POINT_BYTES: usize = 24;
 
 impl Default for StoreLimits {
-    /// 1,024 sources, 500,000 series, 256 MiB, 512 points.
+    /// 1,024 sources, 500,000 series, 256 MiB, 1,024 names with history, 512 points.
     fn default() -> Self {
-        Self { max_sources: 1_024, max_series: 500_000, max_bytes: 256 << 20, history_points: 512 }
+        Self {
+            max_sources: 1_024,
+            max_series: 500_000,
+            max_bytes: 256 << 20,
+            max_histories: 1_024,
+            history_points: 512,
+        }
     }
 }
 
@@ -66,6 +75,14 @@ pub enum StoreError {
     /// [`StoreLimits::max_bytes`] is reached.
     #[error("series `{series}` is not stored: the store would exceed {limit} bytes (`max_bytes`)")]
     TooManyBytes {
+        /// The series refused.
+        series: String,
+        /// The limit in force.
+        limit: usize,
+    },
+    /// [`StoreLimits::max_histories`] is reached.
+    #[error("no history of `{series}` is kept: the store already keeps that of {limit} names (`max_histories`)")]
+    TooManyHistories {
         /// The series refused.
         series: String,
         /// The limit in force.
@@ -164,9 +181,46 @@ impl Store {
         Self { limits, ..Self::default() }
     }
 
-    /// Keeps history of a series, at every source, from its next scrape on.
-    pub fn keep_history(&mut self, series: &str) {
+    /// Keeps history of a series, at every source, from its next scrape on. Asking twice is asking once.
+    ///
+    /// # Errors
+    /// When there are too many, or the name does not fit in what is left of [`StoreLimits::max_bytes`]; counted in [`Self::refused`].
+    pub fn keep_history(&mut self, series: &str) -> Result<(), StoreError> {
+        if self.asked.contains(series) {
+            return Ok(());
+        }
+        let limit = self.limits.max_histories;
+        let mut room = self.room();
+        let taken = if self.asked.len() < limit {
+            room.take(series, 0, series.len())
+        } else {
+            Err(StoreError::TooManyHistories { series: series.to_owned(), limit })
+        };
+        if let Err(error) = taken {
+            self.refused = self.refused.saturating_add(1);
+            return Err(error);
+        }
+        self.bytes = room.bytes;
         self.asked.insert(series.into());
+        Ok(())
+    }
+
+    /// Drops the history of a series at every source and keeps no more of it.
+    pub fn drop_history(&mut self, series: &str) {
+        if !self.asked.remove(series) {
+            return;
+        }
+        self.bytes -= series.len();
+        for source in self.sources.values_mut() {
+            if let Some(known) = source.series.get_mut(series) {
+                self.bytes -= known.history_bytes(&self.limits);
+                known.history = None;
+            }
+        }
+    }
+
+    const fn room(&self) -> Room {
+        Room { limits: self.limits, series: self.series, bytes: self.bytes }
     }
 
     /// Stores one scrape of a source. `started` is its process start time (`process_start_time_seconds` or a `_created` value), if the page has one.

@@ -1,8 +1,10 @@
 //! Series asked for by their own names, for metrics that are written with an engine's own spelling.
 
-use super::{EngineKind, Limits, Reading, read};
-use crate::exposition::{BadLines, ExpositionError, Format, Line, Options, WantedNames, scan};
+use super::EngineKind;
+use super::names::{catalog, compare_folded};
+use crate::exposition::{Line, WantedNames};
 use loadline_base::Labels;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// One sum of series that was asked for.
@@ -25,65 +27,89 @@ impl NamedQuery {
 /// A compiled set of queries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedQueries {
-    wanted: WantedNames,
-    queries: Vec<(String, String, Labels)>,
+    queries: Vec<Query>,
+    /// The names of the queries together with those of a declared engine, or with those of all that can be detected.
+    wanted: BTreeMap<Option<EngineKind>, WantedNames>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Query {
+    key: String,
+    /// Folded spelling of the name.
+    name: String,
+    matching: Labels,
 }
 
 impl NamedQueries {
-    /// Compiles queries; without any, a page is read once only.
+    /// Compiles queries.
     #[must_use]
     pub fn new(queries: &[NamedQuery]) -> Self {
-        let queries: Vec<_> =
-            queries.iter().map(|query| (query.key(), plain(&query.name), query.matching.clone())).collect();
-        Self { wanted: WantedNames::families(queries.iter().map(|(_, name, _)| name)), queries }
+        let queries: Vec<_> = queries
+            .iter()
+            .map(|query| Query {
+                key: query.key(),
+                name: query.name.replace(':', "_"),
+                matching: query.matching.clone(),
+            })
+            .collect();
+        let own = WantedNames::exact(queries.iter().map(|query| &query.name));
+        let kinds = EngineKind::ALL.into_iter().map(Some).chain([None]);
+        let union = |kind| (kind, catalog().wanted(kind).union(&own));
+        let wanted = if queries.is_empty() { BTreeMap::new() } else { kinds.map(union).collect() };
+        Self { queries, wanted }
     }
 
-    /// Adds up what a page carries; a key is there only if at least one series matched. Values that are not finite are left out.
-    fn sums(&self, page: &[u8], limits: &Limits) -> Result<BTreeMap<String, f64>, ExpositionError> {
-        let mut sums: BTreeMap<String, f64> = BTreeMap::new();
-        if self.queries.is_empty() {
-            return Ok(sums);
+    /// What a scan must look for to answer these and the engine's own signals.
+    pub(super) fn wanted(&self, engine: Option<EngineKind>) -> &WantedNames {
+        self.wanted.get(&engine).unwrap_or_else(|| catalog().wanted(engine))
+    }
+}
+
+/// The sums of the queries while a page is read; a key is there only if at least one series matched. Values that are not finite are left out.
+#[derive(Debug)]
+pub(super) struct Sums<'q, 'a> {
+    queries: &'q [Query],
+    pub(super) sums: BTreeMap<String, f64>,
+    /// The name looked up last, and whether a query has it: the series of a family follow each other.
+    last: (&'a str, bool),
+}
+
+impl<'q, 'a> Sums<'q, 'a> {
+    pub(super) const fn new(named: &'q NamedQueries) -> Self {
+        Self { queries: named.queries.as_slice(), sums: BTreeMap::new(), last: ("", false) }
+    }
+
+    pub(super) fn visit(&mut self, line: &Line<'a>) {
+        let Line::Sample(sample) = line else { return };
+        if self.queries.is_empty() || !sample.value.is_finite() {
+            return;
         }
-        let options = Options { format: Format::Detect, bad_lines: BadLines::Skip, limits: *limits };
-        scan(page, &self.wanted, &options, |line| {
-            let Line::Sample(sample) = line else { return };
-            if !sample.value.is_finite() {
+        let asks = |query: &&Query| compare_folded(&query.name, &sample.name).is_eq();
+        if self.last.0 == sample.name {
+            if !self.last.1 {
                 return;
             }
-            let name = plain(&sample.name);
-            for (key, _, _) in self.queries.iter().filter(|(_, wanted, matching)| {
-                *wanted == name
-                    && matching.iter().all(|(label, value)| sample.labels.get(label).as_deref() == Some(value))
-            }) {
-                *sums.entry(key.clone()).or_default() += sample.value;
+        } else if let Cow::Borrowed(name) = sample.name {
+            self.last = (name, self.queries.iter().any(|query| asks(&query)));
+        }
+        for query in self.queries.iter().filter(asks) {
+            if query.matching.iter().all(|(label, value)| sample.labels.get(label).as_deref() == Some(value)) {
+                match self.sums.get_mut(&query.key) {
+                    Some(sum) => *sum += sample.value,
+                    None => {
+                        self.sums.insert(query.key.clone(), sample.value);
+                    }
+                }
             }
-        })?;
-        Ok(sums)
+        }
     }
-}
-
-fn plain(name: &str) -> String {
-    name.replace(':', "_")
-}
-
-/// [`read`], and the sums of the named series beside it.
-///
-/// # Errors
-/// As [`read`].
-pub fn read_with(
-    page: &[u8],
-    engine: Option<EngineKind>,
-    named: &NamedQueries,
-    limits: &Limits,
-) -> Result<Reading, ExpositionError> {
-    let mut reading = read(page, engine, limits)?;
-    reading.named = named.sums(page, limits)?;
-    Ok(reading)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::read_with;
+    use crate::exposition::Limits;
 
     const PAGE: &[u8] = b"# TYPE vllm:num_requests_waiting gauge\n\
         vllm:num_requests_waiting{engine=\"0\",model_name=\"a\"} 3\n\

@@ -1,7 +1,7 @@
 //! The compiled table: which sample names are wanted, and which layer each proves.
 
 use super::kinds::EngineKind;
-use super::table::{layers, own_layer};
+use super::table::{Layer, layers, own_layer};
 use crate::exposition::WantedNames;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,16 +27,12 @@ pub(super) fn catalog() -> &'static Catalog {
 
 impl Catalog {
     fn compile() -> Self {
-        let of = |kind: EngineKind| -> BTreeSet<String> {
-            let sources = layers(kind).iter().flat_map(|layer| layer.rules).flat_map(|rule| rule.sources);
-            let markers = layers(kind).iter().flat_map(|layer| layer.markers).map(|name| (*name).to_owned());
-            sources.flat_map(|source| source.sample_names()).chain(markers).map(|name| name.replace(':', "_")).collect()
-        };
+        let of = |kind: EngineKind| layers(kind).iter().copied().flat_map(names_of).collect();
         let by_kind: BTreeMap<EngineKind, BTreeSet<String>> =
             EngineKind::ALL.into_iter().map(|kind| (kind, of(kind))).collect();
         let names: BTreeSet<&String> = by_kind.values().flatten().collect();
         let names: Vec<String> = names.into_iter().cloned().collect();
-        let proves = names.iter().map(|name| proved_by(name)).collect();
+        let proves = proved_by(&names);
         let detected = EngineKind::DETECTION_ORDER.iter().filter_map(|kind| by_kind.get(kind)).flatten();
         let any = WantedNames::exact(detected);
         let declared = by_kind.iter().map(|(kind, names)| (*kind, WantedNames::exact(names))).collect();
@@ -62,21 +58,30 @@ impl Catalog {
     }
 }
 
-/// The kinds whose own layer has the name. `vllm:*` names that vLLM has itself do not prove the production stack: there the labels decide.
-fn proved_by(name: &str) -> Vec<EngineKind> {
-    let has = |kind: EngineKind| {
-        own_layer(kind).is_some_and(|layer| {
-            let sources = layer.rules.iter().flat_map(|rule| rule.sources).flat_map(|source| source.sample_names());
-            let markers = layer.markers.iter().map(|name| (*name).to_owned());
-            sources.chain(markers).any(|own| own.replace(':', "_") == name)
-        })
-    };
-    let in_vllm = has(EngineKind::Vllm);
-    let kinds = EngineKind::DETECTION_ORDER.into_iter().filter(|kind| has(*kind));
-    kinds.filter(|kind| !(in_vllm && *kind == EngineKind::ProductionStack)).collect()
+/// The folded names of the kind's own layer; empty if it has none.
+fn own_names(kind: EngineKind) -> BTreeSet<String> {
+    own_layer(kind).map(names_of).unwrap_or_default()
 }
 
-fn compare_folded(known: &str, name: &str) -> Ordering {
+fn names_of(layer: &Layer) -> BTreeSet<String> {
+    let samples = layer.rules.iter().flat_map(|rule| rule.sources).flat_map(|source| source.sample_names());
+    let markers = layer.markers.iter().map(|name| (*name).to_owned());
+    samples.chain(markers).map(|name| name.replace(':', "_")).collect()
+}
+
+/// For each name the kinds whose own layer has it. `vllm:*` names that vLLM has itself do not prove the production stack: there the labels decide.
+fn proved_by(names: &[String]) -> Vec<Vec<EngineKind>> {
+    let own: Vec<_> = EngineKind::DETECTION_ORDER.into_iter().map(|kind| (kind, own_names(kind))).collect();
+    let vllm = own_names(EngineKind::Vllm);
+    let proves = |name: &String| {
+        let having = own.iter().filter(|(_, own)| own.contains(name)).map(|(kind, _)| *kind);
+        having.filter(|kind| *kind != EngineKind::ProductionStack || !vllm.contains(name)).collect()
+    };
+    names.iter().map(proves).collect()
+}
+
+/// Compares a folded spelling with a name, whatever its separators.
+pub(super) fn compare_folded(known: &str, name: &str) -> Ordering {
     let folded = name.bytes().map(|byte| if byte == b':' { b'_' } else { byte });
     known.bytes().cmp(folded)
 }

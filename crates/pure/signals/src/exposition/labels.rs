@@ -110,12 +110,44 @@ pub(crate) fn unescape(raw: &str) -> Cow<'_, str> {
 }
 
 /// Splits off spaces and tabs.
+#[inline]
 pub(crate) fn skip_blank(text: &str) -> &str {
-    text.trim_start_matches([' ', '\t'])
+    // nearly always nothing, or one space, stands there
+    match text.as_bytes() {
+        [b' ' | b'\t', b' ' | b'\t', ..] => text.trim_start_matches([' ', '\t']),
+        [b' ' | b'\t', ..] => text.get(1..).unwrap_or_default(),
+        _ => text,
+    }
 }
 
 /// Reads a quoted string whose opening quote is already gone; gives the raw content and what follows the closing quote.
+#[inline]
 pub(crate) fn read_quoted(text: &str) -> Result<(&str, &str), LineProblem> {
+    // most values are short: two words are looked at before the vector search is worth its call
+    let (words, _) = text.as_bytes().as_chunks::<8>();
+    for (word, start) in words.iter().zip([0, 8]) {
+        if let Some(place) = quote_or_backslash(u64::from_le_bytes(*word)) {
+            return match text.split_at_checked(start + place) {
+                Some((content, rest)) if rest.starts_with('"') => Ok((content, rest.get(1..).unwrap_or_default())),
+                _ => read_long_quoted(text),
+            };
+        }
+    }
+    read_long_quoted(text)
+}
+
+/// The place of the first `"` or `\` in eight bytes.
+#[inline]
+fn quote_or_backslash(word: u64) -> Option<usize> {
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let zeros = |word: u64| word.wrapping_sub(LOW) & !word & HIGH;
+    // a borrow can only mark bytes behind the first zero, so the lowest mark is right
+    let marks = zeros(word ^ (LOW * 0x22)) | zeros(word ^ (LOW * 0x5C));
+    if marks == 0 { None } else { usize::try_from(marks.trailing_zeros() / 8).ok() }
+}
+
+fn read_long_quoted(text: &str) -> Result<(&str, &str), LineProblem> {
     let bytes = text.as_bytes();
     let mut from = 0;
     while let Some(found) = bytes.get(from..).and_then(|tail| memchr::memchr2(b'"', b'\\', tail)) {
@@ -129,30 +161,71 @@ pub(crate) fn read_quoted(text: &str) -> Result<(&str, &str), LineProblem> {
     Err(LineProblem::expected("", "a closing `\"`"))
 }
 
-/// Length of the leading name in the legacy alphabet; `colon` allows `:`, which only metric names may hold.
-pub(crate) fn legacy_name_len(text: &str, colon: bool) -> usize {
-    let fits = |(at, byte): (usize, u8)| {
-        byte.is_ascii_alphabetic() || byte == b'_' || (colon && byte == b':') || (at > 0 && byte.is_ascii_digit())
-    };
-    text.bytes().enumerate().position(|item| !fits(item)).unwrap_or(text.len())
+/// What a byte may be in a legacy name.
+const LABEL: u8 = 1;
+const DIGIT: u8 = 2;
+const COLON: u8 = 4;
+
+/// The class of each byte.
+const CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        let class = match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' => LABEL,
+            b'0'..=b'9' => DIGIT,
+            b':' => COLON,
+            _ => 0,
+        };
+        #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler; every `u8` is inside")]
+        {
+            classes[byte as usize] = class;
+        }
+        byte += 1;
+    }
+    classes
+};
+
+/// Whether a byte is of one of these classes.
+#[inline]
+fn is_of(byte: u8, classes: u8) -> bool {
+    CLASSES.get(usize::from(byte)).is_some_and(|class| class & classes != 0)
 }
 
-/// Splits off a legacy name; `None` if there is none.
+/// Splits off the leading name in the legacy alphabet; `colon` allows `:`, which only metric names may hold. `None` if there is none.
+#[inline]
 pub(crate) fn split_legacy_name(text: &str, colon: bool) -> Option<(&str, &str)> {
-    text.split_at_checked(legacy_name_len(text, colon)).filter(|(name, _)| !name.is_empty())
+    let first = if colon { LABEL | COLON } else { LABEL };
+    let mut classes = first;
+    let mut rest = text.as_bytes();
+    while let [byte, tail @ ..] = rest
+        && is_of(*byte, classes)
+    {
+        classes = first | DIGIT;
+        rest = tail;
+    }
+    text.split_at_checked(text.len() - rest.len()).filter(|(name, _)| !name.is_empty())
 }
 
+#[inline]
 fn read_label(text: &str) -> Result<(RawLabel<'_>, &str), LineProblem> {
     let (name, rest) = match text.strip_prefix('"') {
         Some(quoted) => read_quoted(quoted)?,
         None => split_legacy_name(text, false).ok_or_else(|| LineProblem::expected(text, "a label name"))?,
     };
-    let rest = skip_blank(rest);
+    let (value, rest) = match rest.strip_prefix("=\"") {
+        Some(after) => read_quoted(after)?,
+        None => read_spaced_value(rest)?,
+    };
+    Ok((RawLabel { name, value }, rest))
+}
+
+/// Reads `=` and a quoted value with blanks between.
+fn read_spaced_value(text: &str) -> Result<(&str, &str), LineProblem> {
+    let rest = skip_blank(text);
     let rest = rest.strip_prefix('=').ok_or_else(|| LineProblem::expected(rest, "`=` after the label name"))?;
     let rest = skip_blank(rest);
-    let rest = rest.strip_prefix('"').ok_or_else(|| LineProblem::expected(rest, "a label value in double quotes"))?;
-    let (value, rest) = read_quoted(rest)?;
-    Ok((RawLabel { name, value }, rest))
+    read_quoted(rest.strip_prefix('"').ok_or_else(|| LineProblem::expected(rest, "a label value in double quotes"))?)
 }
 
 /// Checks labels from behind the opening brace; gives their text and what follows the closing brace.
@@ -177,6 +250,17 @@ pub(super) fn read_labels(block: &str, max: usize) -> Result<(LabelText<'_>, &st
     }
 }
 
+/// Splits off a legacy metric name. `previous` is one that was read before, or empty: lines of one name follow each other.
+#[inline]
+pub(super) fn split_metric_name<'a>(text: &'a str, previous: &str) -> Result<(&'a str, &'a str), LineProblem> {
+    match text.split_at_checked(previous.len()) {
+        Some((name, rest)) if matches!(rest.as_bytes(), [b'{' | b' ', ..]) && name == previous && !name.is_empty() => {
+            Ok((name, rest))
+        }
+        _ => split_legacy_name(text, true).ok_or_else(|| LineProblem::expected(text, "a metric name")),
+    }
+}
+
 /// The name and labels in front of a value.
 pub(super) struct MetricSeries<'a> {
     pub(super) name: Cow<'a, str>,
@@ -185,8 +269,12 @@ pub(super) struct MetricSeries<'a> {
     pub(super) series: &'a str,
 }
 
-/// Reads `name`, `name{labels}` or `{"name",labels}`.
-pub(super) fn read_series(text: &str, max_labels: usize) -> Result<(MetricSeries<'_>, &str), LineProblem> {
+/// Reads `name`, `name{labels}` or `{"name",labels}`. `previous` as in [`split_metric_name`].
+pub(super) fn read_series<'a>(
+    text: &'a str,
+    previous: &str,
+    max_labels: usize,
+) -> Result<(MetricSeries<'a>, &'a str), LineProblem> {
     let (name, labels, rest) = match text.strip_prefix('{') {
         Some(block) => {
             let inner = skip_blank(block);
@@ -205,8 +293,7 @@ pub(super) fn read_series(text: &str, max_labels: usize) -> Result<(MetricSeries
             (unescape(raw), labels, rest)
         }
         None => {
-            let (name, rest) =
-                split_legacy_name(text, true).ok_or_else(|| LineProblem::expected(text, "a metric name"))?;
+            let (name, rest) = split_metric_name(text, previous)?;
             match skip_blank(rest).strip_prefix('{') {
                 Some(block) => {
                     let (labels, rest) = read_labels(block, max_labels)?;

@@ -1,8 +1,8 @@
 //! One line: metadata or a sample.
 
 use super::error::{LineProblem, Problem};
-use super::labels::{LabelText, read_labels, read_quoted, read_series, skip_blank, split_legacy_name, unescape};
-use super::number::{parse_float, parse_millis, parse_seconds};
+use super::labels::{LabelText, read_labels, read_quoted, read_series, skip_blank, split_metric_name, unescape};
+use super::number::{parse_millis, parse_seconds, split_float};
 use loadline_base::Timestamp;
 use std::borrow::Cow;
 
@@ -102,17 +102,21 @@ pub struct Exemplar<'a> {
 }
 
 /// Splits off the next word.
-fn next_word(text: &str) -> (&str, &str) {
+pub(super) fn next_word(text: &str) -> (&str, &str) {
     let end = text.bytes().position(|byte| byte == b' ' || byte == b'\t').unwrap_or(text.len());
     text.split_at_checked(end).unwrap_or((text, ""))
 }
 
-/// Reads a sample line that has no blanks in front.
-pub(crate) fn read_sample(text: &str, seconds: bool, max_labels: usize) -> Result<Sample<'_>, LineProblem> {
-    let (head, rest) = read_series(text, max_labels)?;
+/// Reads a sample line that has no blanks in front. `previous` is the name of the sample before it, or empty.
+pub(super) fn read_sample<'a>(
+    text: &'a str,
+    previous: &str,
+    seconds: bool,
+    max_labels: usize,
+) -> Result<Sample<'a>, LineProblem> {
+    let (head, rest) = read_series(text, previous, max_labels)?;
     let after = skip_blank(rest);
-    let (word, rest) = next_word(after);
-    let value = parse_float(word).ok_or_else(|| LineProblem::expected(after, "a number as the value"))?;
+    let (value, rest) = split_float(after).ok_or_else(|| LineProblem::expected(after, "a number as the value"))?;
     let mut rest = skip_blank(rest);
     let mut timestamp = None;
     if !rest.is_empty() && !rest.starts_with('#') {
@@ -137,8 +141,8 @@ fn read_exemplar(text: &str, max_labels: usize) -> Result<Exemplar<'_>, LineProb
     let block = text.strip_prefix('{').ok_or_else(|| LineProblem::expected(text, "`{` of an exemplar"))?;
     let (labels, rest) = read_labels(block, max_labels)?;
     let rest = skip_blank(rest);
-    let (word, tail) = next_word(rest);
-    let value = parse_float(word).ok_or_else(|| LineProblem::expected(rest, "a number as the exemplar's value"))?;
+    let (value, tail) =
+        split_float(rest).ok_or_else(|| LineProblem::expected(rest, "a number as the exemplar's value"))?;
     let rest = skip_blank(tail);
     if rest.is_empty() {
         return Ok(Exemplar { labels, value, timestamp: None });
@@ -163,6 +167,11 @@ pub(crate) enum MetadataKind {
 
 /// Splits `# HELP rest`; `None` for a comment.
 pub(crate) fn split_metadata(text: &str) -> Option<(MetadataKind, &str)> {
+    for (usual, kind) in [("# HELP ", MetadataKind::Help), ("# TYPE ", MetadataKind::Type)] {
+        if let Some(rest) = text.strip_prefix(usual) {
+            return Some((kind, skip_blank(rest)));
+        }
+    }
     let body = skip_blank(text.strip_prefix('#')?);
     let (word, rest) = next_word(body);
     let kind = match word {
@@ -174,16 +183,15 @@ pub(crate) fn split_metadata(text: &str) -> Option<(MetadataKind, &str)> {
     Some((kind, skip_blank(rest)))
 }
 
-/// Splits a family name, quoted or not, from what follows it.
-pub(crate) fn split_family(text: &str) -> Result<(Cow<'_, str>, &str), LineProblem> {
+/// Splits a family name, quoted or not, from what follows it. `previous` is a legacy name that was read before, or empty.
+pub(super) fn split_family<'a>(text: &'a str, previous: &str) -> Result<(Cow<'a, str>, &'a str), LineProblem> {
     let (name, rest) = match text.strip_prefix('"') {
         Some(quoted) => {
             let (raw, rest) = read_quoted(quoted)?;
             (unescape(raw), rest)
         }
         None => {
-            let (name, rest) =
-                split_legacy_name(text, true).ok_or_else(|| LineProblem::expected(text, "a metric name"))?;
+            let (name, rest) = split_metric_name(text, previous)?;
             (Cow::Borrowed(name), rest)
         }
     };

@@ -58,8 +58,37 @@ proptest! {
     }
 
     #[test]
+    fn decimals_are_the_nearest_doubles(text in prop_oneof!["[0-9]{1,22}(\\.[0-9]{0,22})?", "[-+]?[0-9]{0,17}\\.?[0-9]{0,17}(e[-+]?[0-9]{1,3})?"]) {
+        let want: Option<u64> = text.parse().ok().map(f64::to_bits);
+        prop_assert_eq!(super::parse_float(&text).map(f64::to_bits), want);
+        let line = format!("a {text}");
+        prop_assert_eq!(read(line.as_bytes(), &WantedNames::all()).first().map(|sample| sample.2), want);
+    }
+
+    #[test]
+    fn a_quoted_value_ends_at_its_first_bare_quote(value in "([a-z!#\\[\\]]|é|\\\\\\\\|\\\\\"){0,30}", rest in "[a-z\"\\\\]{0,20}") {
+        let text = format!("{value}\"{rest}");
+        prop_assert_eq!(super::read_quoted(&text), Ok((value.as_str(), rest.as_str())));
+    }
+
+    #[test]
+    fn sets_of_names_have_what_was_put_in_and_nothing_else(
+        one in proptest::collection::btree_set("[a-c:_]{1,20}", 0..30),
+        two in proptest::collection::btree_set("[a-c:_]{1,20}", 0..30),
+        other in "[a-c:_]{1,20}",
+    ) {
+        let union = WantedNames::exact(&one).union(&WantedNames::exact(&two));
+        let folded: std::collections::BTreeSet<_> = one.iter().chain(&two).map(|name| name.replace(':', "_")).collect();
+        for name in one.iter().chain(&two).chain([&other]) {
+            prop_assert_eq!(union.wants(name), folded.contains(&name.replace(':', "_")));
+            prop_assert_eq!(union.wants(&name.replace(':', "_")), union.wants(name));
+        }
+        prop_assert!(union.union(&WantedNames::all()).wants(&other));
+    }
+
+    #[test]
     fn filtering_while_reading_is_filtering_afterwards(
-        lines in proptest::collection::vec("(a|ab|a:b|a_b|a_b_total|b|ray_a_b)(\\{x=\"1\"\\}|) [0-9]", 0..40),
+        lines in proptest::collection::vec("(# HELP |# TYPE |)(a|ab|a:b|a_b|a_b_total|b|ray_a_b|a_long_name_of_some_family)(\\{x=\"1\"\\}|) [0-9]", 0..40),
     ) {
         let page = lines.join("\n");
         let wanted = WantedNames::families(["a:b", "b"]);

@@ -3,15 +3,18 @@
 use super::error::{ExpositionError, LineProblem, Problem};
 use super::labels::skip_blank;
 use super::line::{Line, MetadataKind, Sample, read_metadata, read_sample, split_family, split_metadata};
-use super::wanted::{LastName, WantedNames, wants_name};
+use super::wanted::{LastName, WantedNames};
 use super::{BadLines, Format, Options, Summary};
 
 /// The comment that ends an OpenMetrics page.
 const EOF: &[u8] = b"# EOF";
 
+const LINES_BEHIND_EOF: &str = "nothing may follow `# EOF`; serve one page only";
+
 /// Reads a page and hands every wanted line to `visit`, in the page's order.
 ///
 /// Lines whose name is not wanted are neither parsed nor checked, and nothing is allocated for them. Comments and blank lines are not visited.
+/// On an OpenMetrics page a `# EOF` with lines behind it is a bad line: pages were put one behind the other.
 ///
 /// # Errors
 /// With the offset in the page: a page that is too large, has too many wanted samples, is no metrics page at all (HTML, JSON, protobuf, prose), or is
@@ -27,7 +30,8 @@ pub fn scan<'a>(
     if page.len() > limit {
         return Err(ExpositionError::at(page, 0, 1, Problem::PageTooLarge { bytes: page.len(), limit }));
     }
-    let ends_with_eof = last_line(page) == EOF;
+    let last_line = last_line(page);
+    let ends_with_eof = page.get(last_line..).unwrap_or_default().trim_ascii_end() == EOF;
     let open_metrics = match options.format {
         Format::Detect => ends_with_eof,
         Format::Text => false,
@@ -39,28 +43,32 @@ pub fn scan<'a>(
         options,
         open_metrics,
         proved: false,
+        last_line,
+        // one check of the whole page is cheaper than one of each line where every line is read
+        text: if wanted.is_all() { std::str::from_utf8(page).ok() } else { None },
         last: LastName::default(),
+        previous: "",
         summary: Summary::default(),
     };
     let mut rest = page;
     while !rest.is_empty() {
         let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
         let (line, tail) = rest.split_at_checked(end).unwrap_or((rest, &[]));
-        let offset = page.len() - rest.len();
-        rest = tail.get(1..).unwrap_or_default();
         walk.summary.lines += 1;
-        if let Err(found) = walk.line(line, &mut visit) {
-            walk.bad_line(offset + line.len() - found.left, found.problem)?;
+        if !walk.skips(line) {
+            let offset = page.len() - rest.len();
+            if let Err(found) = walk.line(line, offset, &mut visit) {
+                walk.bad_line(offset + line.len() - found.left, found.problem)?;
+            }
         }
+        rest = tail.get(1..).unwrap_or_default();
     }
     walk.finish(ends_with_eof)
 }
 
-/// The last line that is not blank, without blanks at its end.
-fn last_line(page: &[u8]) -> &[u8] {
-    let text = page.trim_ascii_end();
-    let start = memchr::memrchr(b'\n', text).map_or(0, |at| at + 1);
-    text.get(start..).unwrap_or_default()
+/// Where the last line that is not blank begins.
+fn last_line(page: &[u8]) -> usize {
+    memchr::memrchr(b'\n', page.trim_ascii_end()).map_or(0, |at| at + 1)
 }
 
 struct Walk<'a, 'o> {
@@ -70,65 +78,78 @@ struct Walk<'a, 'o> {
     open_metrics: bool,
     /// Whether some line has shown that this is a metrics page; until then unwanted lines are checked too.
     proved: bool,
+    /// Where the last line that is not blank begins.
+    last_line: usize,
+    /// The page, where it is known to be UTF-8.
+    text: Option<&'a str>,
     last: LastName<'a>,
+    /// The legacy name read last; empty before the first.
+    previous: &'a str,
     summary: Summary,
 }
 
 impl<'a> Walk<'a, '_> {
+    /// Whether a line can be left out unread: a sample, or metadata in its usual spelling, of a name that is not wanted.
     #[inline]
-    fn line(&mut self, line: &'a [u8], visit: &mut impl FnMut(Line<'a>)) -> Result<(), LineProblem> {
-        if self.proved
-            && line.first().is_some_and(|first| *first != b'#')
-            && !self.wanted.is_all()
-            && self.last.wanted(line, self.wanted) == Some(false)
-        {
-            return Ok(());
+    fn skips(&mut self, line: &'a [u8]) -> bool {
+        if !self.proved || self.wanted.is_all() {
+            return false;
         }
-        self.full_line(line, visit)
+        let named = match line {
+            [b'#', ..] => match line.strip_prefix(b"# HELP ").or_else(|| line.strip_prefix(b"# TYPE ")) {
+                None | Some([b'"', ..]) => return false,
+                Some(body) => body,
+            },
+            _ => line,
+        };
+        self.last.wanted(named, self.wanted) == Some(false)
     }
 
-    fn full_line(&mut self, line: &'a [u8], visit: &mut impl FnMut(Line<'a>)) -> Result<(), LineProblem> {
-        if self.proved && line.first() == Some(&b'#') && self.skips_metadata(line) {
-            return Ok(());
-        }
+    fn line(&mut self, line: &'a [u8], offset: usize, visit: &mut impl FnMut(Line<'a>)) -> Result<(), LineProblem> {
         let limit = self.options.limits.max_line_bytes;
         if line.len() > limit {
             return Err(LineProblem { left: line.len(), problem: Problem::LineTooLong { bytes: line.len(), limit } });
         }
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let text = std::str::from_utf8(line)
-            .map_err(|error| LineProblem { left: line.len() - error.valid_up_to(), problem: Problem::NotUtf8 })?;
+        let text = match self.text.and_then(|text| text.get(offset..offset + line.len())) {
+            Some(text) => text,
+            None => std::str::from_utf8(line)
+                .map_err(|error| LineProblem { left: line.len() - error.valid_up_to(), problem: Problem::NotUtf8 })?,
+        };
         let text = skip_blank(text);
-        if text.is_empty() {
-            return Ok(());
+        match text.as_bytes().first() {
+            None => return Ok(()),
+            Some(b'#') => return self.metadata(text, offset, visit),
+            Some(_) => {}
         }
-        if text.starts_with('#') {
-            return self.metadata(text, visit);
-        }
-        let sample = read_sample(text, self.open_metrics, self.options.limits.max_labels_per_sample)?;
+        let sample = read_sample(text, self.previous, self.open_metrics, self.options.limits.max_labels_per_sample)?;
         self.proved = true;
+        self.remember(text, &sample.name);
         self.sample(sample, visit)
     }
 
-    /// Whether this is a metadata line in its usual spelling for a name that is not wanted.
-    fn skips_metadata(&mut self, line: &'a [u8]) -> bool {
-        if self.wanted.is_all() {
-            return false;
+    /// Keeps a name if it is served bare, not quoted; a bare one begins the text.
+    #[inline]
+    fn remember(&mut self, text: &'a str, name: &str) {
+        if !text.starts_with(['{', '"']) {
+            self.previous = text.get(..name.len()).unwrap_or_default();
         }
-        let body = line.strip_prefix(b"# HELP ").or_else(|| line.strip_prefix(b"# TYPE "));
-        body.is_some_and(|body| !body.starts_with(b"\"") && self.last.wanted(body, self.wanted) == Some(false))
     }
 
-    fn metadata(&mut self, text: &'a str, visit: &mut impl FnMut(Line<'a>)) -> Result<(), LineProblem> {
+    fn metadata(&mut self, text: &'a str, offset: usize, visit: &mut impl FnMut(Line<'a>)) -> Result<(), LineProblem> {
         let Some((kind, body)) = split_metadata(text) else {
+            if self.open_metrics && offset < self.last_line && text.as_bytes().trim_ascii_end() == EOF {
+                return Err(LineProblem { left: text.len(), problem: Problem::Rule { rule: LINES_BEHIND_EOF } });
+            }
             return Ok(());
         };
         // a comment that happens to begin with one of the words
         if body.is_empty() && kind != MetadataKind::Type {
             return Ok(());
         }
-        let (name, rest) = split_family(body)?;
-        if !wants_name(self.wanted, &name) {
+        let (name, rest) = split_family(body, self.previous)?;
+        self.remember(body, &name);
+        if !self.last.wants_name(&name, self.wanted) {
             self.proved = true;
             return Ok(());
         }
@@ -139,7 +160,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     fn sample(&mut self, sample: Sample<'a>, visit: &mut impl FnMut(Line<'a>)) -> Result<(), LineProblem> {
-        if wants_name(self.wanted, &sample.name) {
+        if self.last.wants_name(&sample.name, self.wanted) {
             self.summary.samples += 1;
             if self.summary.samples <= self.options.limits.max_samples {
                 visit(Line::Sample(sample));

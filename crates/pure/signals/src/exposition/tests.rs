@@ -62,6 +62,23 @@ fn timestamps_and_exemplars_follow_the_format() {
 }
 
 #[test]
+fn lines_behind_the_end_of_an_open_metrics_page_are_told() {
+    for (page, bad) in [
+        ("a 1\n# EOF\nb 2\n# EOF\n", 1),
+        ("a 1\n# EOF\nb 2\n# EOF\n\n", 1),
+        ("a 1\n# EOF\n\n", 0),
+        ("a 1\n# EOF\nb 2\n", 0),
+        ("a 1\n# EOF of what\nb 2\n# EOF\n", 0),
+    ] {
+        for wanted in [WantedNames::all(), WantedNames::exact(["a", "b"]), WantedNames::exact(["none"])] {
+            let summary = scan(page.as_bytes(), &wanted, &Options::default(), |_| {}).expect(page);
+            assert_eq!(summary.bad_lines, bad, "{page}");
+            assert!(summary.errors.iter().all(|error| (error.line, error.offset) == (2, 4)), "{page}");
+        }
+    }
+}
+
+#[test]
 fn metadata_is_read() {
     let mut seen = Vec::new();
     let page = "# HELP a b \"c\"; d=\\\\e\\nf\n# TYPE a untyped\n# UNIT a \n#comment\n# TYPE b histogram \n\n";

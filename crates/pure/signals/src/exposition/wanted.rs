@@ -6,8 +6,8 @@ const SUFFIXES: [&str; 6] = ["", "_bucket", "_sum", "_count", "_total", "_create
 /// What Ray puts in front of the names of the engine it runs.
 const PREFIXES: [&str; 2] = ["", "ray_"];
 
-/// Words of the first-stage filter; 64 names in each on average at 4096 wanted spellings, and far fewer in practice.
-const BLOOM_WORDS: usize = 64;
+/// Places of the table per spelling: at most one in four is taken, so that most unwanted names meet an empty place at once.
+const PLACES_PER_SPELLING: usize = 4;
 
 /// A compiled set of metric names.
 ///
@@ -17,11 +17,13 @@ pub struct WantedNames {
     filter: Option<Filter>,
 }
 
+/// A hash table with linear probing; tags and spellings lie apart, so that a name that is not wanted touches one tag only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Filter {
-    /// Hash and folded spelling, in order.
-    spellings: Vec<(u64, Box<str>)>,
-    bloom: Box<[u64; BLOOM_WORDS]>,
+    /// Upper half of the hash, never 0; 0 is an empty place. A power of two long.
+    tags: Box<[u32]>,
+    /// The folded spelling at each taken place.
+    spellings: Box<[Box<str>]>,
 }
 
 impl WantedNames {
@@ -34,7 +36,7 @@ impl WantedNames {
     /// Exactly these names, apart from `:` and `_` being alike.
     #[must_use]
     pub fn exact<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Self {
-        Self::compile(names.into_iter().map(|name| fold(name.as_ref())))
+        Self { filter: Some(Filter::compile(names.into_iter().map(|name| fold(name.as_ref())).collect())) }
     }
 
     /// The families of these names, however an engine spells them: with `_bucket`, `_sum`, `_count`, `_total` or `_created` behind, with `ray_` in
@@ -48,21 +50,14 @@ impl WantedNames {
             let stems = stem.iter().flat_map(|stem| PREFIXES.map(|prefix| format!("{prefix}{stem}")));
             full.chain(stems).collect::<Vec<_>>()
         });
-        Self::compile(spellings)
+        Self { filter: Some(Filter::compile(spellings.collect())) }
     }
 
-    fn compile(spellings: impl Iterator<Item = String>) -> Self {
-        let mut spellings: Vec<_> = spellings.map(|name| (hash(name.as_bytes()), name.into_boxed_str())).collect();
-        spellings.sort_unstable();
-        spellings.dedup();
-        let mut bloom = Box::new([0_u64; BLOOM_WORDS]);
-        for (hash, _) in &spellings {
-            let (word, bit) = bloom_place(*hash);
-            if let Some(word) = bloom.get_mut(word) {
-                *word |= bit;
-            }
-        }
-        Self { filter: Some(Filter { spellings, bloom }) }
+    /// What either set wants.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        let filter = self.filter.as_ref().zip(other.filter.as_ref());
+        Self { filter: filter.map(|(one, two)| Filter::compile(one.names().chain(two.names()).collect())) }
     }
 
     /// Whether a sample or a metadata line of this name is wanted.
@@ -77,18 +72,60 @@ impl WantedNames {
     }
 
     pub(crate) fn wants_bytes(&self, name: &[u8]) -> bool {
-        let Some(filter) = &self.filter else {
-            return true;
+        self.filter.as_ref().is_none_or(|filter| filter.has(name))
+    }
+}
+
+impl Filter {
+    fn compile(names: Vec<String>) -> Self {
+        let places = names.len().max(1).saturating_mul(PLACES_PER_SPELLING).next_power_of_two();
+        let mut filter = Self {
+            tags: vec![0; places].into_boxed_slice(),
+            spellings: vec![Box::<str>::default(); places].into_boxed_slice(),
         };
-        let hash = hash(name);
-        let (word, bit) = bloom_place(hash);
-        if filter.bloom.get(word).is_none_or(|word| word & bit == 0) {
-            return false;
+        for name in names {
+            let (mut place, tag) = filter.start(name.as_bytes());
+            // there are more places than names: an empty one comes
+            while let (Some(known), Some(spelling)) = (filter.tags.get_mut(place), filter.spellings.get_mut(place)) {
+                if *known == tag && **spelling == *name {
+                    break;
+                }
+                if *known == 0 {
+                    *known = tag;
+                    *spelling = name.into_boxed_str();
+                    break;
+                }
+                place = filter.after(place);
+            }
         }
-        let from = filter.spellings.partition_point(|(known, _)| *known < hash);
-        let same = filter.spellings.get(from..).unwrap_or_default().iter().take_while(|(known, _)| *known == hash);
-        same.map(|(_, spelling)| spelling.as_bytes())
-            .any(|spelling| spelling.len() == name.len() && spelling.iter().zip(name).all(|(a, b)| *a == fold_byte(*b)))
+        filter
+    }
+
+    fn names(&self) -> impl Iterator<Item = String> {
+        let taken = self.tags.iter().zip(&self.spellings).filter(|(tag, _)| **tag != 0);
+        taken.map(|(_, spelling)| spelling.clone().into_string())
+    }
+
+    fn has(&self, name: &[u8]) -> bool {
+        let (mut place, tag) = self.start(name);
+        while let Some(known) = self.tags.get(place).filter(|known| **known != 0) {
+            if *known == tag && self.spellings.get(place).is_some_and(|spelling| is_alike(spelling.as_bytes(), name)) {
+                return true;
+            }
+            place = self.after(place);
+        }
+        false
+    }
+
+    /// The place at which the search for a name begins, and its tag.
+    fn start(&self, name: &[u8]) -> (usize, u32) {
+        let [a, b, c, d, tag @ ..] = hash(name).to_le_bytes();
+        let place = usize::try_from(u32::from_le_bytes([a, b, c, d])).unwrap_or_default();
+        (place & (self.tags.len() - 1), u32::from_le_bytes(tag) | 1)
+    }
+
+    const fn after(&self, place: usize) -> usize {
+        (place + 1) & (self.tags.len() - 1)
     }
 }
 
@@ -96,29 +133,37 @@ fn fold(name: &str) -> String {
     name.replace(':', "_")
 }
 
-const fn fold_byte(byte: u8) -> u8 {
-    if byte == b':' { b'_' } else { byte }
-}
-
-/// Word and bit of a hash in the first-stage filter.
-fn bloom_place(hash: u64) -> (usize, u64) {
-    let word = usize::try_from((hash >> 6) & 63).unwrap_or_default();
-    (word, 1 << (hash & 63))
-}
-
-/// A hash of a name with `:` and `_` alike, eight bytes at a time.
-fn hash(name: &[u8]) -> u64 {
+/// Whether a name has this folded spelling.
+fn is_alike(spelling: &[u8], name: &[u8]) -> bool {
+    let (spelling_words, spelling_tail) = spelling.as_chunks::<8>();
     let (words, tail) = name.as_chunks::<8>();
-    let mut last = [0_u8; 8];
-    for (to, from) in last.iter_mut().zip(tail) {
-        *to = *from;
-    }
-    let mut state = u64::try_from(name.len()).unwrap_or_default();
-    for word in words.iter().chain(std::iter::once(&last)) {
-        state = (state ^ fold_word(u64::from_le_bytes(*word))).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        state ^= state >> 29;
-    }
-    state
+    spelling.len() == name.len()
+        && spelling_words.iter().zip(words).all(|(a, b)| u64::from_le_bytes(*a) == fold_word(u64::from_le_bytes(*b)))
+        && spelling_tail.iter().zip(tail).all(|(a, b)| *a == if *b == b':' { b'_' } else { *b })
+}
+
+/// A hash of a name with `:` and `_` alike: of its length and of eight bytes at its beginning, its middle and its end. Metric names that agree in all
+/// of these are rare, and cost a comparison only.
+fn hash(name: &[u8]) -> u64 {
+    const FACTORS: [u64; 3] = [0x9E37_79B9_7F4A_7C15, 0xC2B2_AE3D_27D4_EB4F, 0xD6E8_FEB8_6659_FD93];
+    let middle = name.get((name.len() / 2).saturating_sub(4)..).and_then(<[u8]>::first_chunk);
+    let words = match (name.first_chunk(), middle, name.last_chunk()) {
+        (Some(first), Some(middle), Some(last)) => [*first, *middle, *last],
+        _ => {
+            let mut short = [0; 8];
+            for (to, from) in short.iter_mut().zip(name) {
+                *to = *from;
+            }
+            [short, [0; 8], [0; 8]]
+        }
+    };
+    let length = u64::try_from(name.len()).unwrap_or_default();
+    let mixed = words.iter().zip(FACTORS).fold(length, |mixed, (word, factor)| {
+        let product = fold_word(u64::from_le_bytes(*word)).wrapping_mul(factor);
+        mixed ^ product ^ product.rotate_right(29)
+    });
+    let product = mixed.wrapping_mul(0xFF51_AFD7_ED55_8CCD);
+    product ^ (product >> 32)
 }
 
 /// Turns every `:` (0x3A) in eight bytes into `_` (0x5F).
@@ -140,10 +185,12 @@ pub(crate) struct LastName<'a> {
 
 impl<'a> LastName<'a> {
     /// Whether a line beginning with a legacy name is wanted; `None` if no name followed by a blank or `{` begins it.
+    #[inline]
     pub(crate) fn wanted(&mut self, line: &'a [u8], names: &WantedNames) -> Option<bool> {
         if !self.name.is_empty()
-            && let Some(rest) = line.strip_prefix(self.name)
+            && let Some((name, rest)) = line.split_at_checked(self.name.len())
             && matches!(rest.first(), Some(b'{' | b' ' | b'\t'))
+            && name == self.name
         {
             return Some(self.wanted);
         }
@@ -152,9 +199,9 @@ impl<'a> LastName<'a> {
         *self = Self { name, wanted: names.wants_bytes(name) };
         Some(self.wanted)
     }
-}
 
-/// Whether a name that was unescaped is wanted.
-pub(crate) fn wants_name(names: &WantedNames, name: &str) -> bool {
-    names.is_all() || names.wants(name)
+    /// Whether a name that was read is wanted.
+    pub(crate) fn wants_name(&self, name: &str, names: &WantedNames) -> bool {
+        if name.as_bytes() == self.name { self.wanted } else { names.wants(name) }
+    }
 }

@@ -1,4 +1,4 @@
-use super::{HistogramDelta, HistogramError, Reading, Store, StoreError, StoreLimits, quantile};
+use super::{HistogramDelta, HistogramError, POINT_BYTES, Reading, Store, StoreError, StoreLimits, quantile};
 use loadline_base::Timestamp;
 use proptest::prelude::*;
 use std::time::Duration;
@@ -49,7 +49,7 @@ fn a_newer_start_time_is_a_restart_even_when_every_counter_grew() {
 #[test]
 fn history_is_kept_only_where_asked_and_survives_restarts() {
     let mut store = Store::new(StoreLimits { history_points: 3, ..StoreLimits::default() });
-    store.keep_history("a");
+    store.keep_history("a").expect("room");
     for (second, value) in [(0, 0.0), (10, 50.0), (20, 10.0), (30, 40.0)] {
         store.store("r1", at(second), None, &[counter("a", value), counter("b", value)]).expect("room");
     }
@@ -63,7 +63,7 @@ fn history_is_kept_only_where_asked_and_survives_restarts() {
 
 #[test]
 fn every_bound_is_a_counted_error_and_forgetting_frees_the_room() {
-    let limits = StoreLimits { max_sources: 2, max_series: 3, max_bytes: 1_000, history_points: 4 };
+    let limits = StoreLimits { max_sources: 2, max_series: 3, max_bytes: 1_000, max_histories: 1, history_points: 4 };
     let mut store = Store::new(limits);
     store.store("r1", at(1), None, &[gauge("a", 1.0), gauge("b", 1.0)]).expect("room");
     let outcome = store.store("r2", at(1), None, &[gauge("a", 1.0), gauge("b", 1.0)]).expect("room");
@@ -77,9 +77,19 @@ fn every_bound_is_a_counted_error_and_forgetting_frees_the_room() {
     let outcome = store.store("r2", at(2), None, &[gauge(&long, 1.0), gauge("b", 1.0)]).expect("room");
     assert!(matches!(outcome.first_error, Some(StoreError::TooManyBytes { limit: 1_000, .. })));
     assert_eq!(store.series_count(), 2);
-    store.keep_history("b");
+    store.keep_history("b").expect("room");
+    store.keep_history("b").expect("asked before");
+    assert_eq!(store.keep_history("c"), Err(StoreError::TooManyHistories { series: "c".into(), limit: 1 }));
+    let bytes = store.bytes();
     store.store("r2", at(3), None, &[gauge("b", 1.0)]).expect("room");
+    assert_eq!(store.bytes(), bytes + 4 * POINT_BYTES);
+    store.drop_history("b");
+    assert_eq!(store.bytes(), bytes - 1);
+    assert!(matches!(store.keep_history(&long), Err(StoreError::TooManyBytes { .. })));
+    store.keep_history("b").expect("room again");
+    store.store("r2", at(4), None, &[gauge("b", 1.0)]).expect("room");
     store.forget("r2");
+    store.drop_history("b");
     assert_eq!((store.series_count(), store.bytes()), (0, 0));
 }
 
