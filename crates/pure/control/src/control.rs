@@ -7,7 +7,7 @@ use crate::model::Model;
 use crate::observe;
 use loadline_base::{ModelId, PoolId, ReplicaId, Timestamp};
 use loadline_hold::protocol::GatewayReport;
-use loadline_policy::{Budgets, Decision, Memory, ReplicaState, arbitrate, decide, laws};
+use loadline_policy::{Action, Alarm, Budgets, Decision, Memory, ReplicaState, arbitrate, decide, laws};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ pub struct Control {
     owner: BTreeMap<ReplicaId, ModelId>,
     /// Memory of models that were checkpointed and not configured yet.
     restored: BTreeMap<ModelId, Memory>,
+    /// Replicas of an earlier loop may exist: a model is not decided before its count is told.
+    awaits_counts: bool,
     laws: LawCounts,
 }
 
@@ -41,14 +43,16 @@ impl Control {
             models: BTreeMap::new(),
             owner: BTreeMap::new(),
             restored: BTreeMap::new(),
+            awaits_counts: false,
             laws: LawCounts::default(),
         }
     }
 
-    /// A loop that remembers what an earlier one did (law L9). Call before the first [`Event::Configure`].
+    /// A loop that remembers what an earlier one did (law L9). Call before the first [`Event::Configure`]. Nothing is decided for a model
+    /// before its replicas were reported and then [`Event::Counted`] said how many there shall be.
     #[must_use]
     pub fn restore(settings: ControlSettings, checkpoint: Checkpoint) -> Self {
-        Self { restored: checkpoint.memories, ..Self::new(settings) }
+        Self { restored: checkpoint.memories, awaits_counts: true, ..Self::new(settings) }
     }
 
     /// What must survive a restart.
@@ -66,15 +70,25 @@ impl Control {
             Event::Scraped { replica, at, outcome } => {
                 if let Some(model) = self.owner.get(&replica).and_then(|model| self.models.get_mut(model)) {
                     model.replicas.scraped(at, &replica, outcome);
-                    model.is_fresh = true;
                 }
             }
             Event::Replica { replica, event } => self.replica(now, replica, event, effects),
+            Event::GatewayGone(gateway) => {
+                for model in self.models.values_mut() {
+                    model.gateway_gone(now, &gateway, effects);
+                }
+            }
+            Event::Counted { pool, replicas } => {
+                if let Some(model) = self.model_of(&pool).and_then(|name| self.models.get_mut(&name)) {
+                    model.adopt(replicas);
+                }
+            }
             Event::Tick => {}
         }
         for model in self.models.values_mut() {
             model.expire(now, effects);
         }
+        self.models.retain(|_, model| !model.is_over());
         self.decide_due(now, effects);
     }
 
@@ -82,7 +96,18 @@ impl Control {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let period = self.settings.decision_period;
-        self.models.values().flat_map(|model| [Some(model.decision_due(period)), model.next_expiry()]).flatten().min()
+        self.models.values().flat_map(|model| [model.decision_due(period), model.next_expiry()]).flatten().min()
+    }
+
+    /// Changes what all models share; in force from the next decision of each.
+    pub fn set_budgets(&mut self, budgets: Budgets) {
+        self.settings.budgets = budgets;
+    }
+
+    /// Whether a model is known: configured, or still finishing what it has.
+    #[must_use]
+    pub fn knows(&self, model: &ModelId) -> bool {
+        self.models.contains_key(model)
     }
 
     /// Replicas worth scraping, with model and address.
@@ -109,22 +134,37 @@ impl Control {
     }
 
     fn configure(&mut self, now: Timestamp, specs: Vec<ModelSpec>, effects: &mut Vec<Effect>) {
-        let kept: Vec<&ModelId> = specs.iter().map(|spec| &spec.model).collect();
-        let gone: Vec<ModelId> = self.models.keys().filter(|model| !kept.contains(model)).cloned().collect();
-        for name in gone {
-            if let Some(model) = self.models.remove(&name) {
+        let stays = |name: &ModelId, model: &Model| {
+            specs.iter().any(|spec| spec.model == *name && spec.pool == model.spec.pool)
+        };
+        let (mut kept, gone): (BTreeMap<ModelId, Model>, BTreeMap<ModelId, Model>) =
+            std::mem::take(&mut self.models).into_iter().partition(|(name, model)| stays(name, model));
+        for (name, mut model) in gone {
+            if specs.iter().any(|spec| spec.model == name) {
+                // the same model in another pool: the new pool takes its place at once
                 self.owner.retain(|_, owner| *owner != name);
-                effects.push(Effect::SetReplicas { pool: model.spec.pool, to: 0, remove_first: Vec::new() });
+                let from = model.ordered();
+                effects.push(Effect::Act(Action::SetReplicas {
+                    pool: model.spec.pool,
+                    from,
+                    to: 0,
+                    remove_first: Vec::new(),
+                }));
+            } else {
+                model.retire(now, effects);
+                kept.insert(name, model);
             }
         }
+        self.models = kept;
         for spec in specs {
             let name = spec.model.clone();
             match self.models.get_mut(&name) {
                 Some(model) => {
-                    if model.spec.policy != spec.policy {
+                    if model.spec.policy != spec.policy || model.is_retired {
                         model.is_urgent = true;
                     }
-                    let are_slots_new = model.spec.slots != spec.slots;
+                    let are_slots_new = model.spec.slots != spec.slots || model.is_retired;
+                    model.is_retired = false;
                     model.spec = spec;
                     if are_slots_new {
                         model.introduce_replicas(effects);
@@ -132,7 +172,9 @@ impl Control {
                 }
                 None => {
                     let memory = self.restored.remove(&name).unwrap_or_default();
-                    self.models.insert(name, Model::new(spec, memory));
+                    let mut model = Model::new(spec, memory);
+                    model.is_counted = !self.awaits_counts;
+                    self.models.insert(name, model);
                 }
             }
         }
@@ -179,12 +221,13 @@ impl Control {
         let due: Vec<ModelId> = self
             .models
             .iter()
-            .filter(|(_, model)| model.decision_due(period) <= now)
+            .filter(|(_, model)| model.decision_due(period).is_some_and(|at| at <= now))
             .map(|(name, _)| name.clone())
             .collect();
         if due.is_empty() {
             return;
         }
+        let mut told: BTreeMap<ModelId, Vec<(String, String)>> = BTreeMap::new();
         for name in &due {
             if let Some(model) = self.models.get_mut(name) {
                 let observation = observe::observe(now, model);
@@ -197,43 +240,90 @@ impl Control {
                     decision: &decision,
                     after: &memory,
                 };
+                let told = told.entry(name.clone()).or_default();
                 for violation in laws::check_all(made) {
                     self.laws.count(&violation);
-                    effects.push(Effect::Alarm { model: name.clone(), text: format!("law broken: {violation}") });
+                    told.push((violation.law.clone(), format!("law broken: {violation}")));
                 }
                 model.memory = memory;
                 model.decided_at = Some(now);
-                model.is_fresh = false;
                 model.is_urgent = false;
                 model.gateways.start_window();
                 model.last_decision = decision.pools.get(&model.spec.pool).cloned();
+                let alarms = model.last_decision.iter().flat_map(|decided| &decided.alarms);
+                told.extend(alarms.map(|alarm| (kind_of(alarm), alarm.to_string())));
             }
         }
-        self.carry_out(now, &due, effects);
+        self.carry_out(now, told, effects);
     }
 
-    /// Settles budgets over all models and starts what follows for those just decided.
-    fn carry_out(&mut self, now: Timestamp, due: &[ModelId], effects: &mut Vec<Effect>) {
+    /// Settles budgets over all models and starts what follows for those just decided. Devices of replicas that are still ending are
+    /// not free: a model that needs them waits, and is asked again with its next decision.
+    fn carry_out(
+        &mut self,
+        now: Timestamp,
+        mut told: BTreeMap<ModelId, Vec<(String, String)>>,
+        effects: &mut Vec<Effect>,
+    ) {
         let wanted: Vec<Decision> = self
             .models
             .values()
+            .filter(|model| !model.is_retired)
             .filter_map(|model| {
                 let pool = model.last_decision.clone()?;
                 Some(Decision { now, pools: BTreeMap::from([(model.spec.pool.clone(), pool)]) })
             })
             .collect();
-        for decision in arbitrate(&wanted, &self.settings.budgets) {
-            for (pool, decided) in decision.pools {
-                let Some(name) = self.model_of(&pool) else { continue };
-                let is_due = due.contains(&name);
-                let Some(model) = self.models.get_mut(&name) else { continue };
-                if is_due || decided.desired < model.scaling.serving() {
-                    let reason = decided.binding().map(ToString::to_string).unwrap_or_default();
-                    model.settle(now, decided.desired, &reason, effects);
-                    model.last_decision = Some(decided.clone());
-                    effects.push(Effect::Decided { model: name, decision: Box::new(decided) });
-                }
+        let granted = arbitrate(&wanted, &self.settings.budgets);
+        if let Err(violation) = laws::l3_budgets(&granted, &self.settings.budgets) {
+            self.laws.count(&violation);
+            for told in told.values_mut() {
+                told.push((violation.law.clone(), format!("law broken: {violation}")));
             }
         }
+        for (pool, decided) in granted.into_iter().flat_map(|decision| decision.pools) {
+            let Some(name) = self.model_of(&pool) else { continue };
+            let room = self.room(decided.gpus_per_replica);
+            let Some(model) = self.models.get_mut(&name) else { continue };
+            let told = told.remove(&name);
+            let serving = model.serving();
+            if told.is_none() && decided.desired >= serving {
+                continue;
+            }
+            let got = model.settle(now, &decided, room, effects);
+            if model.last_decision.as_ref().is_some_and(|wish| wish.desired != got) {
+                model.memory.granted(&pool, now, serving, got);
+            }
+            if let Some(mut told) = told {
+                if got < decided.desired {
+                    let text = format!(
+                        "{} replicas are wanted and {got} can be had until replicas of other models have ended and free their GPUs",
+                        decided.desired
+                    );
+                    told.push(("gpus".to_owned(), text));
+                }
+                model.alarm(told, effects);
+            }
+            model.last_decision = Some(decided.clone());
+            effects.push(Effect::Decided { model: name, decision: Box::new(decided) });
+        }
+    }
+
+    /// How many replicas of this many GPUs each can be added to all that exist now.
+    fn room(&self, gpus: u32) -> u32 {
+        let Some(budget) = self.settings.budgets.gpus else { return u32::MAX };
+        let taken = self.models.values().fold(0_u32, |sum, model| {
+            let each = model.spec.policy.pools.get(&model.spec.pool).map_or(0, |policy| policy.gpus_per_replica);
+            sum.saturating_add(model.occupied().saturating_mul(each))
+        });
+        budget.saturating_sub(taken).checked_div(gpus).unwrap_or(u32::MAX)
+    }
+}
+
+/// What stays the same of an alarm while its words change.
+fn kind_of(alarm: &Alarm) -> String {
+    match alarm {
+        Alarm::CannotAct { .. } => "cannot act".to_owned(),
+        Alarm::ForeignWrite { expected, found } => format!("foreign write {expected} {found}"),
     }
 }

@@ -1,8 +1,8 @@
 //! What goes in and what comes out.
 
-use loadline_base::{ModelId, PoolId, ReplicaId, Timestamp};
+use loadline_base::{GatewayId, ModelId, PoolId, ReplicaId, Timestamp};
 use loadline_hold::protocol::{GatewayOrder, GatewayReport};
-use loadline_policy::{Policy, PoolDecision};
+use loadline_policy::{Action, Policy, PoolDecision};
 use loadline_signals::dialect::{Reading, SignalName};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -21,6 +21,11 @@ pub enum MetricQuery {
     Engine(SignalName),
     /// A series of every replica's page under its own name: the key it has in `Reading::named`.
     Series {
+        /// The key.
+        key: String,
+    },
+    /// The same series added up over all replicas that serve; with one of them missing there is no total.
+    SeriesTotal {
         /// The key.
         key: String,
     },
@@ -77,10 +82,21 @@ pub enum ReplicaEvent {
 /// One input.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// The whole set of models; models that are not in it are scaled to zero and forgotten.
+    /// The whole set of models. Replicas of a model that is not in it any more finish what they have, within its drain time, and go; then
+    /// it is forgotten.
     Configure(Vec<ModelSpec>),
     /// A gateway speaks.
     Gateway(GatewayReport),
+    /// A gateway is gone and will not come back under this name; its silence means nothing any more.
+    GatewayGone(GatewayId),
+    /// The scale target was found to be told this count by somebody else: an earlier loop, or a person. Say it once per model to a
+    /// restored loop, after the replicas that exist; then only for counts that this loop did not order.
+    Counted {
+        /// The pool whose target it is.
+        pool: PoolId,
+        /// The count found.
+        replicas: u32,
+    },
     /// A replica's page was read, or could not be.
     Scraped {
         /// Whose page.
@@ -104,15 +120,9 @@ pub enum Event {
 /// One output.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
-    /// Have this many replicas. Those named go first when the count goes down.
-    SetReplicas {
-        /// Of which pool.
-        pool: PoolId,
-        /// The count to have.
-        to: u32,
-        /// Who goes first.
-        remove_first: Vec<ReplicaId>,
-    },
+    /// For the scale target: [`Action::SetReplicas`] alone, since draining is said to the gateways. The replicas it names have been emptied
+    /// and serve nothing any more: they go in any case, and are named until they are gone. Where more must go, those that do not serve go first.
+    Act(Action),
     /// Say this to every gateway.
     Gateway(GatewayOrder),
     /// The set of replicas worth scraping changed: [`crate::Control::scrape_targets`].

@@ -1,6 +1,6 @@
 //! What the gateways in front of one model said last.
 
-use loadline_base::{GatewayId, ReplicaId, Timestamp};
+use loadline_base::{GatewayId, ModelId, ReplicaId, Timestamp};
 use loadline_hold::protocol::Demand;
 use loadline_policy::GatewayObservation;
 use std::collections::BTreeMap;
@@ -31,9 +31,18 @@ struct Heard {
     accepted_close: Option<u64>,
 }
 
+impl Heard {
+    fn new(now: Timestamp, demand: Demand) -> Self {
+        let peak = demand.held.saturating_add(demand.in_flight).max(demand.peak);
+        Self { demand, heard_at: now, peak, draining: BTreeMap::new(), accepted_close: None }
+    }
+}
+
 /// What a report changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Heed {
+    /// A gateway that knows nothing yet: it spoke for the first time, or was restarted.
+    New,
     /// Demand appeared where there was none.
     Edge,
     /// Nothing that cannot wait for the next period.
@@ -41,36 +50,49 @@ pub(crate) enum Heed {
 }
 
 impl Gateways {
-    /// Takes a report in; older reports of the same gateway are dropped.
+    /// Takes a report in; older reports of the same gateway are dropped. A gateway that was restarted counts from one again, at a later
+    /// time: it knows no replica, no drain and no close.
     pub(crate) fn hear(&mut self, now: Timestamp, demand: Demand) -> Heed {
         let load = demand.held.saturating_add(demand.in_flight).max(demand.peak);
         match self.known.get_mut(&demand.gateway) {
-            Some(heard) if heard.demand.sequence >= demand.sequence => Heed::Routine,
-            Some(heard) => {
+            Some(heard) if (heard.demand.at, heard.demand.sequence) >= (demand.at, demand.sequence) => Heed::Routine,
+            Some(heard) if heard.demand.sequence < demand.sequence => {
                 let was_idle = heard.demand.held == 0 && heard.demand.in_flight == 0;
                 heard.peak = heard.peak.max(load);
                 heard.heard_at = now;
                 heard.demand = demand;
                 if was_idle && load > 0 { Heed::Edge } else { Heed::Routine }
             }
-            None => {
-                let gateway = demand.gateway.clone();
-                let heard =
-                    Heard { demand, heard_at: now, peak: load, draining: BTreeMap::new(), accepted_close: None };
-                self.known.insert(gateway, heard);
-                if load > 0 { Heed::Edge } else { Heed::Routine }
+            _ => {
+                self.known.insert(demand.gateway.clone(), Heard::new(now, demand));
+                Heed::New
             }
         }
     }
 
-    /// A wake says at least this many are held, even if the report with the counts is still on its way.
-    pub(crate) fn hear_wake(&mut self, now: Timestamp, gateway: &GatewayId, held: u32) {
+    /// A wake says at least this many are held, even if the report with the counts is still on its way, and even if it is the first word
+    /// of its gateway.
+    pub(crate) fn hear_wake(&mut self, now: Timestamp, gateway: &GatewayId, model: &ModelId, held: u32) -> Heed {
         if let Some(heard) = self.known.get_mut(gateway) {
             heard.demand.held = heard.demand.held.max(held);
             heard.demand.idle_since = None;
             heard.peak = heard.peak.max(held);
             heard.heard_at = now;
+            return Heed::Edge;
         }
+        let demand = Demand {
+            gateway: gateway.clone(),
+            model: model.clone(),
+            sequence: 0,
+            held,
+            in_flight: 0,
+            peak: held,
+            arrivals_total: u64::from(held),
+            idle_since: None,
+            at: now,
+        };
+        self.known.insert(gateway.clone(), Heard::new(now, demand));
+        Heed::New
     }
 
     /// Records the load of a draining replica at one gateway.
@@ -92,20 +114,29 @@ impl Gateways {
         }
     }
 
-    /// Records an accepted close; true once every gateway has accepted this epoch.
-    pub(crate) fn hear_accepted(&mut self, gateway: &GatewayId, epoch: u64) -> bool {
+    /// Records an accepted close.
+    pub(crate) fn hear_accepted(&mut self, gateway: &GatewayId, epoch: u64) {
         if let Some(heard) = self.known.get_mut(gateway) {
             heard.accepted_close = Some(epoch);
         }
+    }
+
+    /// Whether every gateway has accepted the close of this epoch.
+    pub(crate) fn have_accepted(&self, epoch: u64) -> bool {
         self.known.values().all(|heard| heard.accepted_close == Some(epoch))
     }
 
-    /// Whether this gateway has spoken before.
-    pub(crate) fn knows(&self, gateway: &GatewayId) -> bool {
-        self.known.contains_key(gateway)
+    /// Forgets a gateway that is gone; whether it was known.
+    pub(crate) fn remove(&mut self, gateway: &GatewayId) -> bool {
+        self.known.remove(gateway).is_some()
     }
 
-    /// Whether no gateway has ever spoken.
+    /// Whether nothing was held or in flight at any gateway when it last spoke.
+    pub(crate) fn is_unloaded(&self) -> bool {
+        self.known.values().all(|heard| heard.demand.held == 0 && heard.demand.in_flight == 0)
+    }
+
+    /// Whether no gateway is known.
     pub(crate) fn is_empty(&self) -> bool {
         self.known.is_empty()
     }
@@ -206,7 +237,24 @@ mod tests {
         assert_eq!(gateways.drained_load(&r1), None);
         gateways.hear_load(&"b".into(), &r1, 2);
         assert_eq!(gateways.drained_load(&r1), Some(2));
-        assert!(!gateways.hear_accepted(&"a".into(), 7));
-        assert!(gateways.hear_accepted(&"b".into(), 7));
+        gateways.hear_accepted(&"a".into(), 7);
+        assert!(!gateways.have_accepted(7));
+        gateways.hear_accepted(&"b".into(), 7);
+        assert!(gateways.have_accepted(7));
+    }
+
+    #[test]
+    fn a_restarted_gateway_counts_from_one_and_is_heard() {
+        let mut gateways = Gateways::default();
+        let at = |seconds, demand: Demand| Demand { at: Timestamp::from_secs(seconds), ..demand };
+        assert_eq!(gateways.hear(Timestamp::from_secs(100), at(100, demand("a", 900, 0, 4, None))), Heed::New);
+        gateways.hear_accepted(&"a".into(), 7);
+        assert_eq!(gateways.hear(Timestamp::from_secs(105), at(105, demand("a", 1, 2, 0, None))), Heed::New);
+        assert!(!gateways.have_accepted(7), "the close died with the process that had accepted it");
+        assert_eq!(gateways.hear(Timestamp::from_secs(105), at(99, demand("a", 899, 9, 9, None))), Heed::Routine);
+        let GatewayObservation::Live { held, in_flight, .. } = gateways.observe(Timestamp::from_secs(105)) else {
+            panic!("it speaks")
+        };
+        assert_eq!((held, in_flight), (2, 0));
     }
 }

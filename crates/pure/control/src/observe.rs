@@ -13,7 +13,7 @@ pub(crate) fn observe(now: Timestamp, model: &Model) -> Observation {
     let gateway = model.gateways.observe(now);
     let metrics = model.spec.queries.iter().map(|query| answer(now, model, gateway, query)).collect();
     let pool = PoolObservation {
-        spec_replicas: model.scaling.serving(),
+        spec_replicas: model.serving(),
         status_replicas: u32::try_from(model.replicas.table.len()).unwrap_or(u32::MAX),
         replicas: model.replicas.observe(now, model.spec.scrape_period),
         metrics,
@@ -39,12 +39,42 @@ fn answer(now: Timestamp, model: &Model, gateway: GatewayObservation, query: &Me
         MetricQuery::Engine(name) => {
             per_replica(model, |replica| Replicas::signal(now, replica, *name, model.spec.scrape_period))
         }
-        MetricQuery::Series { key } => per_replica(model, |replica| {
-            let (at, reading) = replica.reading.as_ref()?;
-            let evidence = Evidence::of_age(now, *at, model.spec.scrape_period);
-            Some(Signal { value: *reading.named.get(key)?, at: *at, evidence })
-        }),
+        MetricQuery::Series { key } => per_replica(model, |replica| series(now, model, replica, key)),
+        MetricQuery::SeriesTotal { key } => total(model, key, |replica| series(now, model, replica, key)),
         MetricQuery::Unanswerable(why) => MetricAnswer::Failed { error: why.clone() },
+    }
+}
+
+/// A series of one replica's page.
+fn series(now: Timestamp, model: &Model, replica: &Replica, key: &str) -> Option<Signal> {
+    let (at, reading) = replica.reading.as_ref()?;
+    let evidence = Evidence::of_age(now, *at, model.spec.scrape_period);
+    Some(Signal { value: *reading.named.get(key)?, at: *at, evidence })
+}
+
+fn serves(replica: &Replica) -> bool {
+    matches!(replica.state, ReplicaState::Ready | ReplicaState::Draining)
+}
+
+/// The sum over replicas that serve, as old and as doubtful as its worst part. A sum of survivors is not a sum of all.
+fn total(model: &Model, key: &str, signal: impl Fn(&Replica) -> Option<Signal>) -> MetricAnswer {
+    let mut sum: Option<Signal> = None;
+    for (id, replica) in model.replicas.table.iter().filter(|(_, replica)| serves(replica)) {
+        let part = signal(replica).filter(|part| matches!(part.evidence, Evidence::Live | Evidence::Stale));
+        let Some(part) = part else {
+            return MetricAnswer::Failed {
+                error: format!("replica `{id}` gives no value of `{key}`, so there is no total"),
+            };
+        };
+        sum = Some(sum.map_or(part, |sum| Signal {
+            value: sum.value + part.value,
+            at: sum.at.min(part.at),
+            evidence: sum.evidence.max(part.evidence),
+        }));
+    }
+    match sum {
+        Some(signal) => MetricAnswer::Total { signal, source: [("source", "replicas")].into_iter().collect() },
+        None => MetricAnswer::Failed { error: format!("no replica serves, so there is no total of `{key}`") },
     }
 }
 
@@ -54,8 +84,84 @@ fn per_replica(model: &Model, signal: impl Fn(&Replica) -> Option<Signal>) -> Me
         .replicas
         .table
         .iter()
-        .filter(|(_, replica)| matches!(replica.state, ReplicaState::Ready | ReplicaState::Draining))
+        .filter(|(_, replica)| serves(replica))
         .filter_map(|(id, replica)| Some(ReplicaValue { replica: id.clone(), signal: signal(replica)? }))
         .collect();
     MetricAnswer::PerReplica { values }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::ModelSpec;
+    use loadline_base::ReplicaId;
+    use loadline_policy::{Memory, Policy};
+    use loadline_signals::dialect::{NamedQueries, NamedQuery, Reading, read_with};
+    use loadline_signals::exposition::Limits;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    fn page(value: Option<u32>) -> Arc<Reading> {
+        let named = NamedQueries::new(&[NamedQuery { name: "queue".into(), matching: loadline_base::Labels::new() }]);
+        let text = value.map_or_else(|| "other 1\n".to_owned(), |value| format!("queue {value}\n"));
+        Arc::new(read_with(text.as_bytes(), None, &named, &Limits::default()).expect("reads"))
+    }
+
+    /// One page per ready replica with its age in seconds; one replica without a page starts.
+    fn answer_of(pages: &[(Option<u32>, i64)]) -> MetricAnswer {
+        let spec = ModelSpec {
+            model: "m".into(),
+            pool: "m".into(),
+            policy: Policy::default(),
+            queries: vec![MetricQuery::SeriesTotal { key: "queue".to_owned() }],
+            slots: 1,
+            scrape_period: Duration::from_secs(1),
+            start_estimate: Duration::from_secs(1),
+            drain_timeout: Duration::from_secs(1),
+        };
+        let mut model = Model::new(spec, Memory::default());
+        for (index, (value, age)) in pages.iter().enumerate() {
+            let (id, at) = (ReplicaId::new(format!("m-{index}")), Timestamp::from_secs(1_000 - age));
+            model.replicas.started(at, id.clone(), at, String::new());
+            model.replicas.ready(at, &id);
+            model.replicas.scraped(at, &id, Ok(page(*value)));
+        }
+        let starting = ReplicaId::new("m-starting");
+        model.replicas.started(Timestamp::from_secs(1_000), starting, Timestamp::from_secs(1_000), String::new());
+        let seen = observe(Timestamp::from_secs(1_000), &model);
+        seen.pools.values().next().expect("one pool").metrics.first().expect("one answer").clone()
+    }
+
+    #[test]
+    fn a_total_is_of_all_replicas_or_none() {
+        struct Case {
+            name: &'static str,
+            pages: &'static [(Option<u32>, i64)],
+            expect: Result<(f64, Evidence, i64), &'static str>,
+        }
+        for case in [
+            Case { name: "all fresh", pages: &[(Some(3), 0), (Some(4), 1)], expect: Ok((7.0, Evidence::Live, 999)) },
+            Case { name: "one late", pages: &[(Some(3), 0), (Some(4), 5)], expect: Ok((7.0, Evidence::Stale, 995)) },
+            Case {
+                name: "one silent",
+                pages: &[(Some(3), 0), (Some(4), 60)],
+                expect: Err("replica `m-1` gives no value of `queue`"),
+            },
+            Case {
+                name: "not on the page",
+                pages: &[(Some(3), 0), (None, 0)],
+                expect: Err("replica `m-1` gives no value of `queue`"),
+            },
+            Case { name: "nobody serves", pages: &[], expect: Err("no replica serves") },
+        ] {
+            match (answer_of(case.pages), case.expect) {
+                (MetricAnswer::Total { signal, .. }, Ok((value, evidence, at))) => {
+                    let expect = Signal { value, evidence, at: Timestamp::from_secs(at) };
+                    assert_eq!(signal, expect, "{}", case.name);
+                }
+                (MetricAnswer::Failed { error }, Err(text)) => assert!(error.contains(text), "{}: {error}", case.name),
+                (got, _) => panic!("{}: {got:?}", case.name),
+            }
+        }
+    }
 }

@@ -27,6 +27,12 @@ pub(crate) struct Replica {
     pub(crate) drain_deadline: Option<Timestamp>,
     /// The supervisor was told to remove it; nothing but its end is expected any more.
     pub(crate) is_leaving: bool,
+    /// Its last word was that it can serve.
+    pub(crate) is_ready: bool,
+    /// It served before this loop knew it.
+    is_found: bool,
+    /// It was ready before: becoming ready again is not a start.
+    pub(crate) has_served: bool,
 }
 
 /// All replicas of one model.
@@ -37,7 +43,7 @@ pub(crate) struct Replicas {
 }
 
 impl Replicas {
-    /// Adds a replica that was just created, or starts it anew.
+    /// Adds a replica that was just created.
     pub(crate) fn started(&mut self, now: Timestamp, id: ReplicaId, created_at: Timestamp, address: String) {
         let replica = Replica {
             state: ReplicaState::Starting,
@@ -49,21 +55,44 @@ impl Replicas {
             idle_since: None,
             drain_deadline: None,
             is_leaving: false,
+            is_ready: false,
+            is_found: false,
+            has_served: false,
         };
         self.table.insert(id, replica);
     }
 
-    /// Marks a replica ready, learns from its start-up time, and says where it listens; `None` if it is not known or on its way out.
+    /// Notes whether it can serve now, whatever is planned for it.
+    pub(crate) fn set_ready(&mut self, id: &ReplicaId, is_ready: bool) {
+        if let Some(replica) = self.table.get_mut(id) {
+            replica.is_ready = is_ready;
+        }
+    }
+
+    /// It existed before this loop did: what its engine does is not known before it says so.
+    pub(crate) fn found(&mut self, id: &ReplicaId) {
+        if let Some(replica) = self.table.get_mut(id) {
+            replica.is_found = true;
+        }
+    }
+
+    /// Marks a replica ready, learns from its start-up time, and says where it listens; `None` if it is not known, on its way out, or
+    /// ready already.
     pub(crate) fn ready(&mut self, now: Timestamp, id: &ReplicaId) -> Option<String> {
-        let replica = self.table.get_mut(id).filter(|replica| !replica.is_leaving)?;
-        if replica.state == ReplicaState::Starting {
+        let is_waiting = |replica: &Replica| {
+            matches!(replica.state, ReplicaState::Starting | ReplicaState::Failed) && !replica.is_leaving
+        };
+        let replica = self.table.get_mut(id).filter(|replica| is_waiting(replica))?;
+        if replica.state == ReplicaState::Starting && !replica.is_found && !replica.has_served {
             if self.start_times.len() == START_SAMPLES {
                 self.start_times.remove(0);
             }
             self.start_times.push(now.since(replica.created_at));
         }
         replica.state = ReplicaState::Ready;
+        replica.is_ready = true;
         replica.since = now;
+        replica.has_served = true;
         Some(replica.address.clone())
     }
 
@@ -74,6 +103,9 @@ impl Replicas {
             replica.since = now;
             if state != ReplicaState::Draining {
                 replica.drain_deadline = None;
+            }
+            if matches!(state, ReplicaState::Starting | ReplicaState::Failed) {
+                replica.idle_since = None;
             }
         }
     }
@@ -89,6 +121,9 @@ impl Replicas {
     /// Takes in the outcome of a scrape.
     pub(crate) fn scraped(&mut self, at: Timestamp, id: &ReplicaId, outcome: Result<Arc<Reading>, String>) {
         let Some(replica) = self.table.get_mut(id) else { return };
+        if replica.reading.as_ref().is_some_and(|(last, _)| at < *last) {
+            return;
+        }
         match outcome {
             Ok(reading) => {
                 let value = |name| reading.signals.get(&name).map(|signal| signal.value);
@@ -103,6 +138,11 @@ impl Replicas {
                 replica.scrape_error = Some(error);
             }
         }
+    }
+
+    /// Those in a stage, in id order.
+    pub(crate) fn in_state(&self, state: ReplicaState) -> Vec<ReplicaId> {
+        self.table.iter().filter(|(_, replica)| replica.state == state).map(|(id, _)| id.clone()).collect()
     }
 
     /// How many are in a stage.
@@ -136,6 +176,7 @@ impl Replicas {
                 let value = reading.signals.get(&name)?.value;
                 Some(Signal { value, at: *at, evidence: Evidence::of_age(now, *at, period) })
             }
+            None if replica.is_found => None,
             None => {
                 Some(Signal { value: 0.0, at: replica.since, evidence: Evidence::of_age(now, replica.since, period) })
             }

@@ -4,7 +4,7 @@ use crate::event::{Effect, ScaleEvent};
 use crate::model::Model;
 use loadline_base::{GatewayId, ReplicaId, Timestamp};
 use loadline_hold::protocol::GatewayOrder;
-use loadline_policy::ReplicaState;
+use loadline_policy::{Action, PoolDecision, ReplicaState};
 
 /// How often a close that nobody answers is said again.
 const CLOSE_REPEAT: std::time::Duration = std::time::Duration::from_secs(2);
@@ -12,57 +12,130 @@ const CLOSE_REPEAT: std::time::Duration = std::time::Duration::from_secs(2);
 /// The counts that were ordered, and what is under way.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Scaling {
-    /// The count the supervisor was last told to have.
+    /// The count the supervisor was last told to have, draining replicas included.
     ordered: u32,
-    /// How many of those are draining.
-    draining: u32,
-    /// The close under way, and when it was last said.
-    closing: Option<(u64, Timestamp)>,
+    /// The close under way.
+    closing: Option<Closing>,
     /// The largest epoch seen or used.
     epoch: u64,
 }
 
+/// A close that not every gateway has answered.
+#[derive(Debug, Clone)]
+struct Closing {
+    epoch: u64,
+    /// When it was last said.
+    said: Timestamp,
+    /// Why zero is wanted; it becomes a scale event only when zero is reached.
+    reason: String,
+}
+
 impl Scaling {
-    /// Wanted replicas: ordered and not on their way out.
-    pub(crate) fn serving(&self) -> u32 {
-        self.ordered.saturating_sub(self.draining)
-    }
-
-    /// Whether a close is under way.
-    pub(crate) fn is_closing(&self) -> bool {
-        self.closing.is_some()
-    }
-
     /// Epochs only grow.
-    pub(crate) fn hear_epoch(&mut self, epoch: u64) {
+    fn hear_epoch(&mut self, epoch: u64) {
         self.epoch = self.epoch.max(epoch);
     }
 }
 
 impl Model {
-    /// Starts whatever leads from the present count to `desired`.
-    pub(crate) fn settle(&mut self, now: Timestamp, desired: u32, reason: &str, effects: &mut Vec<Effect>) {
-        let serving = self.scaling.serving();
-        if desired != serving && !(desired == 0 && self.scaling.is_closing()) {
-            effects.push(Effect::Scaled(ScaleEvent {
-                at: now,
-                model: self.spec.model.clone(),
-                from: serving,
-                to: desired,
-                reason: reason.to_owned(),
-            }));
-        }
-        if desired > 0 && self.scaling.closing.take().is_some() {
-            // gateways that had already accepted learn that the replicas are back
-            self.introduce_replicas(effects);
+    /// Wanted replicas: ordered and not on their way out.
+    pub(crate) fn serving(&self) -> u32 {
+        self.scaling.ordered.saturating_sub(self.replicas.count(ReplicaState::Draining))
+    }
+
+    /// Replicas that exist or may come to exist at any moment, those that are ending included: what devices they take.
+    pub(crate) fn occupied(&self) -> u32 {
+        let leaving = self.replicas.table.values().filter(|replica| replica.is_leaving).count();
+        self.scaling.ordered.saturating_add(u32::try_from(leaving).unwrap_or(u32::MAX))
+    }
+
+    /// What the scale target was found to be told, whoever told it.
+    pub(crate) fn adopt(&mut self, replicas: u32) {
+        self.scaling.ordered = replicas;
+        self.is_counted = true;
+        self.is_urgent = true;
+    }
+
+    /// The count the scale target was last told to have.
+    pub(crate) fn ordered(&self) -> u32 {
+        self.scaling.ordered
+    }
+
+    /// Starts whatever leads from the present count to the decided one; no more than `room` replicas may be added. Returns the count that is
+    /// now wanted, or is waited for through a close.
+    pub(crate) fn settle(
+        &mut self,
+        now: Timestamp,
+        decided: &PoolDecision,
+        room: u32,
+        effects: &mut Vec<Effect>,
+    ) -> u32 {
+        let reason = &decided.binding().map(ToString::to_string).unwrap_or_default();
+        let serving = self.serving();
+        let takes_back =
+            |replica: &&crate::replicas::Replica| replica.state == ReplicaState::Draining && replica.is_ready;
+        let draining = self.replicas.table.values().filter(takes_back).count();
+        let most = serving.saturating_add(u32::try_from(draining).unwrap_or(u32::MAX)).saturating_add(room);
+        let desired = decided.desired.min(most);
+        if desired > 0 {
+            self.take_back_close(effects);
+            self.scaled(now, serving, desired, reason, effects);
         }
         match desired.cmp(&serving) {
             std::cmp::Ordering::Greater => self.grow(now, desired - serving, effects),
-            std::cmp::Ordering::Less if desired == 0 => self.close(now, effects),
-            std::cmp::Ordering::Less => self.shrink(now, serving - desired, effects),
+            std::cmp::Ordering::Less if desired == 0 => self.close(now, reason, effects),
+            std::cmp::Ordering::Less => self.shrink(now, serving - desired, removal_order(decided), effects),
             std::cmp::Ordering::Equal => {}
         }
         self.say_outlook(now, effects);
+        desired
+    }
+
+    fn scaled(&self, now: Timestamp, from: u32, to: u32, reason: &str, effects: &mut Vec<Effect>) {
+        if from != to {
+            let model = self.spec.model.clone();
+            effects.push(Effect::Scaled(ScaleEvent { at: now, model, from, to, reason: reason.to_owned() }));
+        }
+    }
+
+    /// Gateways that had already accepted a close learn that the replicas are back.
+    fn take_back_close(&mut self, effects: &mut Vec<Effect>) {
+        if self.scaling.closing.take().is_some() {
+            self.introduce_replicas(effects);
+        }
+    }
+
+    /// A gateway holds requests and asks for a replica. A close of its epoch or an older one is over: it has accepted that, and then
+    /// something came.
+    pub(crate) fn hear_wake_epoch(&mut self, epoch: u64, effects: &mut Vec<Effect>) {
+        self.scaling.hear_epoch(epoch);
+        if self.scaling.closing.as_ref().is_some_and(|closing| closing.epoch <= epoch) {
+            self.take_back_close(effects);
+        }
+    }
+
+    /// The model is not configured any more: nothing new will come, and what is under way has the drain time to finish.
+    pub(crate) fn retire(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        if self.is_retired {
+            return;
+        }
+        self.is_retired = true;
+        self.scaling.closing = None;
+        let serving = self.serving();
+        self.scaled(now, serving, 0, "the model is not in the configuration any more", effects);
+        self.memory.granted(&self.spec.pool, now, serving, 0);
+        self.shrink(now, serving, &[], effects);
+        if self.gateways.is_unloaded() {
+            let draining: Vec<ReplicaId> = self.replicas.in_state(ReplicaState::Draining);
+            for id in draining {
+                self.end_drain(now, &id, effects);
+            }
+        }
+    }
+
+    /// Whether a retired model has left nothing behind.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_retired && self.scaling.ordered == 0 && self.replicas.table.is_empty()
     }
 
     /// Draining replicas are instant capacity; only what they cannot give is started.
@@ -71,7 +144,7 @@ impl Model {
             .replicas
             .table
             .iter()
-            .filter(|(_, replica)| replica.state == ReplicaState::Draining)
+            .filter(|(_, replica)| replica.state == ReplicaState::Draining && replica.is_ready)
             .map(|(id, replica)| (replica.since, id.clone()))
             .collect();
         draining.sort();
@@ -79,7 +152,6 @@ impl Model {
             let Some((_, id)) = draining.pop() else { break };
             self.replicas.set_state(now, &id, ReplicaState::Ready);
             self.gateways.forget_replica(&id);
-            self.scaling.draining = self.scaling.draining.saturating_sub(1);
             if let Some(address) = self.replicas.table.get(&id).map(|replica| replica.address.clone()) {
                 let (model, slots) = (self.spec.model.clone(), self.spec.slots);
                 effects.push(Effect::Gateway(GatewayOrder::ReplicaUp { model, replica: id, address, slots }));
@@ -87,21 +159,24 @@ impl Model {
             missing -= 1;
         }
         if missing > 0 {
-            self.order(self.scaling.ordered.saturating_add(missing), Vec::new(), effects);
+            self.order(self.scaling.ordered.saturating_add(missing), effects);
         }
     }
 
-    /// Failed and starting replicas go at once; ready ones are drained first, those with the least work first.
-    fn shrink(&mut self, now: Timestamp, surplus: u32, effects: &mut Vec<Effect>) {
+    /// Failed and starting replicas go at once; ready ones are drained first, in the order of the decision, then the newest.
+    fn shrink(&mut self, now: Timestamp, surplus: u32, order: &[ReplicaId], effects: &mut Vec<Effect>) {
         let surplus = usize::try_from(surplus).unwrap_or(usize::MAX);
         let mut idle: Vec<(bool, Timestamp, ReplicaId)> = Vec::new();
-        let mut busy: Vec<(u64, std::cmp::Reverse<Timestamp>, ReplicaId)> = Vec::new();
+        let mut busy: Vec<(usize, std::cmp::Reverse<Timestamp>, ReplicaId)> = Vec::new();
+        let place = |id: &ReplicaId| order.iter().position(|named| named == id).unwrap_or(usize::MAX);
         for (id, replica) in self.replicas.table.iter().filter(|(_, replica)| !replica.is_leaving) {
             match replica.state {
                 ReplicaState::Failed => idle.push((true, replica.created_at, id.clone())),
+                // it was ready before and may still have requests
+                ReplicaState::Starting if replica.has_served => busy.push((0, std::cmp::Reverse(now), id.clone())),
                 ReplicaState::Starting => idle.push((false, replica.created_at, id.clone())),
                 ReplicaState::Ready => {
-                    busy.push((self.work_of(replica), std::cmp::Reverse(replica.created_at), id.clone()));
+                    busy.push((place(id), std::cmp::Reverse(replica.created_at), id.clone()));
                 }
                 ReplicaState::Draining => {}
             }
@@ -110,15 +185,14 @@ impl Model {
         idle.sort();
         let at_once: Vec<ReplicaId> = idle.into_iter().rev().map(|(_, _, id)| id).take(surplus).collect();
         busy.sort();
-        let unseen =
-            usize::try_from(self.scaling.serving()).unwrap_or(usize::MAX).saturating_sub(at_once.len() + busy.len());
+        let unseen = usize::try_from(self.serving()).unwrap_or(usize::MAX).saturating_sub(at_once.len() + busy.len());
         let removable = at_once.len().saturating_add(unseen).min(surplus);
         if removable > 0 {
             let count = u32::try_from(removable).unwrap_or(u32::MAX);
             for id in &at_once {
                 self.replicas.leave(now, id);
             }
-            self.order(self.scaling.ordered.saturating_sub(count), at_once, effects);
+            self.order(self.scaling.ordered.saturating_sub(count), effects);
         }
         for (_, _, id) in busy.into_iter().take(surplus - removable) {
             let deadline = now.plus(self.spec.drain_timeout);
@@ -126,38 +200,35 @@ impl Model {
             if let Some(replica) = self.replicas.table.get_mut(&id) {
                 replica.drain_deadline = Some(deadline);
             }
-            self.scaling.draining = self.scaling.draining.saturating_add(1);
+            // what was said of an earlier drain does not count for this one
+            self.gateways.forget_replica(&id);
             effects.push(Effect::Gateway(GatewayOrder::Drain { model: self.spec.model.clone(), replica: id.clone() }));
             if self.gateways.is_empty() {
+                // nobody can have sent it anything
                 self.end_drain(now, &id, effects);
             }
         }
     }
 
-    /// Running and waiting requests by the replica's last page, in whole requests.
-    fn work_of(&self, replica: &crate::replicas::Replica) -> u64 {
-        use loadline_signals::dialect::SignalName::{RequestsRunning, RequestsWaiting};
-        let value = |name| replica.reading.as_ref().and_then(|(_, reading)| Some(reading.signals.get(&name)?.value));
-        let total = value(RequestsRunning).unwrap_or(0.0) + value(RequestsWaiting).unwrap_or(0.0);
-        loadline_base::num::f64_to_u64_trunc(total)
-    }
-
     /// Asks every gateway whether nothing is held or in flight.
-    fn close(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+    fn close(&mut self, now: Timestamp, reason: &str, effects: &mut Vec<Effect>) {
         if self.gateways.is_empty() {
-            self.reach_zero(now, effects);
+            self.reach_zero(now, reason, effects);
             return;
         }
-        if self.scaling.closing.is_some_and(|(_, said)| now.since(said) < CLOSE_REPEAT) {
+        if self.scaling.closing.as_ref().is_some_and(|closing| now.since(closing.said) < CLOSE_REPEAT) {
             return;
         }
-        self.scaling.epoch = self.scaling.epoch.saturating_add(1);
-        self.scaling.closing = Some((self.scaling.epoch, now));
-        let (model, epoch) = (self.spec.model.clone(), self.scaling.epoch);
+        // at least the time in milliseconds: a writer that was restarted is ahead of what gateways have heard from the one before
+        let time = u64::try_from(now.as_nanos() / 1_000_000).unwrap_or(0);
+        let epoch = self.scaling.epoch.saturating_add(1).max(time);
+        self.scaling.epoch = epoch;
+        self.scaling.closing = Some(Closing { epoch, said: now, reason: reason.to_owned() });
+        let model = self.spec.model.clone();
         effects.push(Effect::Gateway(GatewayOrder::Close { model, epoch }));
     }
 
-    /// Takes in a gateway's answer to a close.
+    /// Takes in a gateway's answer to a close. A refusal is not answered by another close before the next regular decision.
     pub(crate) fn closed(
         &mut self,
         now: Timestamp,
@@ -166,36 +237,58 @@ impl Model {
         is_accepted: bool,
         effects: &mut Vec<Effect>,
     ) {
-        if self.scaling.closing.is_none_or(|(open, _)| open != epoch) {
-            if is_accepted && self.scaling.serving() > 0 {
+        if self.scaling.closing.as_ref().is_none_or(|closing| closing.epoch != epoch) {
+            if is_accepted && self.serving() > 0 {
                 // an answer to a close that was taken back
                 self.introduce_replicas(effects);
             }
             return;
         }
         if !is_accepted {
-            self.scaling.closing = None;
-            self.introduce_replicas(effects);
-            self.is_urgent = true;
+            self.take_back_close(effects);
             return;
         }
-        if self.gateways.hear_accepted(gateway, epoch) {
-            self.scaling.closing = None;
-            self.reach_zero(now, effects);
-        }
+        self.gateways.hear_accepted(gateway, epoch);
+        self.end_close(now, effects);
+    }
+
+    /// Zero, if every gateway has accepted the close under way.
+    fn end_close(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let Some(closing) = self.scaling.closing.take_if(|closing| self.gateways.have_accepted(closing.epoch)) else {
+            return;
+        };
+        self.reach_zero(now, &closing.reason, effects);
     }
 
     /// Nothing is held or in flight anywhere, and gateways hold what comes: the replicas can go.
-    fn reach_zero(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+    fn reach_zero(&mut self, now: Timestamp, reason: &str, effects: &mut Vec<Effect>) {
+        self.scaled(now, self.serving(), 0, reason, effects);
         let all: Vec<ReplicaId> = self.replicas.table.keys().cloned().collect();
         for id in &all {
             self.replicas.leave(now, id);
             let (model, replica) = (self.spec.model.clone(), id.clone());
             effects.push(Effect::Gateway(GatewayOrder::ReplicaDown { model, replica }));
         }
-        self.scaling.draining = 0;
         effects.push(Effect::TargetsChanged);
-        self.order(0, all, effects);
+        self.order(0, effects);
+    }
+
+    /// A gateway is gone for good: what waited for its word waits no longer.
+    pub(crate) fn gateway_gone(&mut self, now: Timestamp, gateway: &GatewayId, effects: &mut Vec<Effect>) {
+        if !self.gateways.remove(gateway) {
+            return;
+        }
+        for id in self.replicas.in_state(ReplicaState::Draining) {
+            if self.gateways.is_empty() || self.gateways.drained_load(&id) == Some(0) {
+                self.end_drain(now, &id, effects);
+            }
+        }
+        if self.gateways.is_empty() {
+            // nobody is left to accept; a decision without gateways comes next
+            self.scaling.closing = None;
+        } else {
+            self.end_close(now, effects);
+        }
     }
 
     /// A draining replica has nothing left, or is gone: the count can go down.
@@ -206,11 +299,10 @@ impl Model {
         }
         self.replicas.leave(now, id);
         self.gateways.forget_replica(id);
-        self.scaling.draining = self.scaling.draining.saturating_sub(1);
         let model = self.spec.model.clone();
         effects.push(Effect::Gateway(GatewayOrder::ReplicaDown { model, replica: id.clone() }));
         effects.push(Effect::TargetsChanged);
-        self.order(self.scaling.ordered.saturating_sub(1), vec![id.clone()], effects);
+        self.order(self.scaling.ordered.saturating_sub(1), effects);
     }
 
     /// Ends drains that ran out of time and repeats a close that nobody answered.
@@ -233,21 +325,33 @@ impl Model {
             });
             self.end_drain(now, &id, effects);
         }
-        if self.scaling.closing.is_some_and(|(_, said)| now.since(said) >= CLOSE_REPEAT) {
-            self.close(now, effects);
+        let silent = |closing: &Closing| now.since(closing.said) >= CLOSE_REPEAT;
+        if let Some(reason) = self.scaling.closing.as_ref().filter(|c| silent(c)).map(|c| c.reason.clone()) {
+            self.close(now, &reason, effects);
         }
     }
 
     /// The next moment at which [`Self::expire`] has something to do.
     pub(crate) fn next_expiry(&self) -> Option<Timestamp> {
         let drains = self.replicas.table.values().filter_map(|replica| replica.drain_deadline).min();
-        let close = self.scaling.closing.map(|(_, said)| said.plus(CLOSE_REPEAT));
+        let close = self.scaling.closing.as_ref().map(|closing| closing.said.plus(CLOSE_REPEAT));
         [drains, close].into_iter().flatten().min()
     }
 
-    /// Tells the supervisor a new count.
-    fn order(&mut self, to: u32, remove_first: Vec<ReplicaId>, effects: &mut Vec<Effect>) {
-        self.scaling.ordered = to;
-        effects.push(Effect::SetReplicas { pool: self.spec.pool.clone(), to, remove_first });
+    /// Tells the supervisor a new count, and again of every replica that has to go: an earlier order may have been overtaken.
+    fn order(&mut self, to: u32, effects: &mut Vec<Effect>) {
+        let from = std::mem::replace(&mut self.scaling.ordered, to);
+        let leaving = self.replicas.table.iter().filter(|(_, replica)| replica.is_leaving);
+        let remove_first = leaving.map(|(id, _)| id.clone()).collect();
+        effects.push(Effect::Act(Action::SetReplicas { pool: self.spec.pool.clone(), from, to, remove_first }));
     }
+}
+
+/// Which replicas a decision wants to go first.
+fn removal_order(decided: &PoolDecision) -> &[ReplicaId] {
+    let named = decided.actions.iter().find_map(|action| match action {
+        Action::SetReplicas { remove_first, .. } => Some(remove_first.as_slice()),
+        Action::Drain { .. } | Action::Undrain { .. } | Action::Close { .. } => None,
+    });
+    named.unwrap_or_default()
 }

@@ -62,7 +62,7 @@ impl Control {
                     .collect();
                 ModelStatus {
                     model: name.clone(),
-                    desired: model.scaling.serving(),
+                    desired: model.serving(),
                     ready: model.replicas.count(ReplicaState::Ready),
                     starting: model.replicas.count(ReplicaState::Starting),
                     draining: model.replicas.count(ReplicaState::Draining),

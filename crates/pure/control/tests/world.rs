@@ -11,7 +11,7 @@ use loadline_control::{Control, ControlSettings, Effect, Event, MetricQuery, Mod
 use loadline_hold::protocol::{GatewayOrder, GatewayReport};
 use loadline_hold::{Arrival, Effect as HoldEffect, Hold, HoldSettings, RequestKey};
 use loadline_policy::hpa::{HpaRule, MetricSource, MetricSpec, MetricTarget};
-use loadline_policy::{Budgets, Idle, Policy, PoolPolicy, Rule};
+use loadline_policy::{Action, Budgets, Idle, Policy, PoolPolicy, Rule};
 use loadline_signals::dialect;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -132,7 +132,10 @@ impl World {
             self.control.apply(self.now, event, &mut effects);
             for effect in effects {
                 match effect {
-                    Effect::SetReplicas { to, remove_first, .. } => self.set_replicas(to, &remove_first, &mut queue),
+                    Effect::Act(Action::SetReplicas { to, remove_first, .. }) => {
+                        self.set_replicas(to, &remove_first, &mut queue)
+                    }
+                    Effect::Act(other) => unreachable!("no order for a scale target: {other:?}"),
                     Effect::Gateway(order) => self.order(order, &mut queue),
                     Effect::Scaled(event) => self.scaled.push(event),
                     Effect::Alarm { text, .. } => self.alarms.push(text),
@@ -146,11 +149,13 @@ impl World {
         self.ordered = to;
         self.most = self.most.max(to);
         let to = to as usize;
+        // those named go in any case
         let mut victims: Vec<ReplicaId> = remove_first.to_vec();
+        let named = victims.len();
         victims.extend(self.replicas.iter().filter(|(_, (_, ready))| !ready).map(|(id, _)| id.clone()));
         victims.extend(self.replicas.keys().rev().cloned());
-        for id in victims {
-            if self.replicas.len() <= to {
+        for (at, id) in victims.into_iter().enumerate() {
+            if at >= named && self.replicas.len() <= to {
                 break;
             }
             if self.replicas.remove(&id).is_some() {
@@ -360,6 +365,8 @@ fn a_burst_scales_out_and_idleness_scales_to_zero() {
     assert_eq!(world.ordered, 5, "14 requests at 2.8 per replica: {:#?}", world.scaled);
     world.run_until(Duration::from_secs(60), "all answered", |world| world.answered == 14);
     world.run_until(Duration::from_secs(900), "zero", |world| world.ordered == 0 && world.replicas.is_empty());
+    world.run(Duration::from_secs(400));
+    assert_eq!(world.ordered, 0, "without work it stays at zero: {:#?}", world.scaled);
     assert!(world.scaled.iter().all(|event| !event.reason.is_empty()), "law L8");
     world.assert_lawful();
 }

@@ -84,6 +84,9 @@ impl PoolPass<'_> {
         let evidence = PoolEvidence::of(self.seen, self.now, self.policy.scrape_period);
         let mut outcome = self.pass(rule, evidence).run(&mut memory.hpa);
         course.steps.append(&mut outcome.steps);
+        if self.gate == Gate::On && self.policy.min_replicas == 0 {
+            course.steps.iter_mut().filter(|step| step.keeps_one()).for_each(|step| *step = Step::LastKept);
+        }
         course.desired = outcome.desired.map_or(from, count);
         course.blocked = match outcome.branch {
             Branch::Failed => !(self.gate == Gate::On && self.waits_for_replicas(evidence)),
@@ -159,10 +162,18 @@ impl PoolPass<'_> {
         }
     }
 
-    /// Demand at zero replicas starts at least one, at once: rate limits and windows do not hold it back.
+    /// Demand at zero replicas starts at least one, at once: rate limits and windows do not hold it back. Without work none starts.
     fn leave_zero(&self, rule: &HpaRule, outcome: &Outcome, course: &mut Course) {
         let GatewayObservation::Live { held, in_flight, peak, .. } = self.seen.gateway else { return };
-        if self.seen.spec_replicas > 0 || held.max(in_flight).max(peak) == 0 {
+        if self.seen.spec_replicas > 0 {
+            return;
+        }
+        if held.max(in_flight).max(peak) == 0 {
+            // what was recommended before idleness was proven does not start a replica again: only work does
+            if outcome.proposal.is_none_or(|(replicas, _)| replicas <= 0) {
+                course.steps.retain(|step| !matches!(step, Step::Stabilized { .. }));
+                course.desired = 0;
+            }
             return;
         }
         let percent_only = rule.behavior.as_ref().is_some_and(|behavior| {

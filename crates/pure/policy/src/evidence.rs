@@ -261,8 +261,11 @@ pub fn with_full_load(rule: &HpaRule, seen: &PoolObservation, now: Timestamp) ->
         }
     }
     for (metric, answer) in rule.metrics.iter().zip(&mut full.metrics) {
-        let MetricSource::Signal { name } = &metric.source else { continue };
-        let engine = crate::signal::lookup(name).is_some_and(|entry| !entry.gateway);
+        let engine = match &metric.source {
+            MetricSource::Signal { name } => crate::signal::lookup(name).is_some_and(|entry| !entry.gateway),
+            MetricSource::Pods { .. } => true,
+            _ => false,
+        };
         if let (true, Some(target), MetricAnswer::PerReplica { values }) =
             (engine, metric.target.average_value_milli, answer)
         {

@@ -49,6 +49,13 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// A budget or a lack of room gave another count than the decision asked for: what is found next is nobody else's write.
+    pub fn granted(&mut self, pool: &PoolId, at: Timestamp, from: u32, to: u32) {
+        if let Some(memory) = self.pools.get_mut(pool) {
+            memory.pending = (from != to).then_some(Pending { at, from, to });
+        }
+    }
+
     /// Shortens histories to their bounds. What is shortened only ever holds a scale-down back for longer.
     pub(crate) fn bound(&mut self) {
         let share = self.pools.len().max(1);

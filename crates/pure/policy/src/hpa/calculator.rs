@@ -54,6 +54,25 @@ pub enum Shown {
     },
 }
 
+/// Pods that gave no value and what was put in its place, which is the peer's rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Assumed {
+    /// Ready pods without a value that were counted.
+    pub silent: i32,
+    /// Whether they were counted as full (their target, and at least their request) rather than as 0.
+    pub silent_full: bool,
+    /// Pods that are not ready and were counted as 0.
+    pub unready: i32,
+}
+
+impl Assumed {
+    /// Whether nothing was put in place of a value.
+    #[must_use]
+    pub const fn is_nothing(&self) -> bool {
+        self.silent == 0 && self.unready == 0
+    }
+}
+
 /// What one metric asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposal {
@@ -63,6 +82,9 @@ pub struct Proposal {
     pub lost: i32,
     /// What status shows.
     pub shown: Shown,
+    /// What stands for values that were not given.
+    #[serde(default)]
+    pub assumed: Assumed,
 }
 
 /// How replicas without a value enter the computation.
@@ -164,15 +186,19 @@ impl PerPod<'_> {
         let lost = i32::try_from(lost).unwrap_or(i32::MAX);
         // replicas that can be judged; with the peer's rule these are all
         let current = self.current.saturating_sub(lost);
-        let done =
-            |replicas: i32, shown: Shown| Proposal { replicas: replicas.max(0).saturating_add(lost), lost, shown };
+        let done = |replicas: i32, shown: Shown, assumed: Assumed| Proposal {
+            replicas: replicas.max(0).saturating_add(lost),
+            lost,
+            shown,
+            assumed,
+        };
         let first = self.ratio(None, None)?;
         let up_with_unready = unready > 0 && first.ratio > 1.0;
         let fill_missing = missing > 0 && self.lost == Lost::Peer;
         if !up_with_unready && !fill_missing {
             let replicas =
                 if self.tolerance.holds(first.ratio) { current } else { ceil_i32(first.ratio * usize_to_f64(ready)) };
-            return Ok(done(replicas, first.shown));
+            return Ok(done(replicas, first.shown, Assumed::default()));
         }
         let fill = if !fill_missing || first.ratio == 1.0 { None } else { Some(first.ratio < 1.0) };
         let second = self.ratio(fill, up_with_unready.then_some(0))?;
@@ -184,7 +210,14 @@ impl PerPod<'_> {
         let replicas = ceil_i32(second.ratio * usize_to_f64(filled));
         let wrong_way = (second.ratio < 1.0 && replicas > current) || (second.ratio > 1.0 && replicas < current);
         let keep = self.tolerance.holds(second.ratio) || crossed || wrong_way;
-        Ok(done(if keep { current } else { replicas }, first.shown))
+        let counted =
+            |pods: usize, is_counted: bool| if is_counted { i32::try_from(pods).unwrap_or(i32::MAX) } else { 0 };
+        let assumed = Assumed {
+            silent: counted(missing, fill.is_some()),
+            silent_full: fill == Some(true),
+            unready: counted(unready, up_with_unready),
+        };
+        Ok(done(if keep { current } else { replicas }, first.shown, assumed))
     }
 
     /// `fill_missing`: missing pods get their full share (`true`) or nothing (`false`); `unready`: what unready pods get.
@@ -230,7 +263,7 @@ pub(super) fn propose_value(
     } else {
         ceil_i32(ratio * usize_to_f64(ready()?))
     };
-    Ok(Proposal { replicas, lost: 0, shown: Shown::Value { milli: usage_milli } })
+    Ok(Proposal { replicas, lost: 0, shown: Shown::Value { milli: usage_milli }, assumed: Assumed::default() })
 }
 
 /// `AverageValue` targets of Object and External; `replicas` is `status.replicas`.
@@ -240,7 +273,7 @@ pub(super) fn propose_average(usage_milli: i64, target_milli: i64, replicas: i32
     let ratio = usage / (target * f64::from(replicas));
     let proposed = if tolerance.holds(ratio) { replicas } else { ceil_i32(usage / target) };
     let shown = f64_to_i64_trunc((usage / f64::from(replicas)).ceil());
-    Proposal { replicas: proposed, lost: 0, shown: Shown::Average { milli: shown } }
+    Proposal { replicas: proposed, lost: 0, shown: Shown::Average { milli: shown }, assumed: Assumed::default() }
 }
 
 /// `ceil` into the range of a replica count.

@@ -303,7 +303,8 @@ impl Evaluator<'_> {
             0
         };
         let shown = if self.current == 0 { Shown::Value { milli: milli(total) } } else { proposal.shown };
-        Ok(Proposal { replicas: need.max(beside), lost: beside.saturating_sub(need).max(0), shown })
+        let lost = beside.saturating_sub(need).max(0);
+        Ok(Proposal { replicas: need.max(beside), lost, shown, ..proposal })
     }
 
     /// Values of an engine signal beside the replicas.
@@ -364,7 +365,7 @@ impl Evaluator<'_> {
         let judged = self.current.saturating_sub(lost).max(0);
         let proposal = propose_average(total, target, judged, self.tolerance());
         let shown = if judged == 0 { Shown::Value { milli: total } } else { proposal.shown };
-        Ok(Proposal { replicas: proposal.replicas.saturating_add(lost), lost, shown })
+        Ok(Proposal { replicas: proposal.replicas.saturating_add(lost), lost, shown, ..proposal })
     }
 }
 

@@ -15,7 +15,9 @@ mod spec;
 pub use answer::{
     Answer, ContainerUsage, DEFAULT_CUSTOM_WINDOW, PodUsage, PodValue, empty_text, external_total, usage,
 };
-pub use calculator::{Lost, PerPod, PerPodTarget, Proposal, Ratio, Shown, Tolerance, usage_ratio, utilization_ratio};
+pub use calculator::{
+    Assumed, Lost, PerPod, PerPodTarget, Proposal, Ratio, Shown, Tolerance, usage_ratio, utilization_ratio,
+};
 pub use condition::{Condition, ConditionKind, Conditions, Reason};
 pub use evaluate::{MetricFailure, propose_metric};
 pub use history::{Recommendation, ScaleEvent};

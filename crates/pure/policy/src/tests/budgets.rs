@@ -58,7 +58,10 @@ fn a_cut_explains_itself_and_changes_the_actions() {
     let cut = arbitrate(&[decision("a", (1, 5, 1, 2))], &Budgets { gpus: Some(6) });
     let pool = cut[0].pools.values().next().expect("a pool");
     assert_eq!(pool.desired, 3);
-    assert_eq!(pool.summary(), "1 -> 3: 5 became 3: all models together ask for 10 GPUs of 6 (2 per replica here)");
+    assert_eq!(
+        pool.summary(),
+        "1 -> 3: 3 rather than 5: all models together ask for 10 GPUs and `gpuBudget` is 6 (a replica here takes 2)"
+    );
     let expect = Action::SetReplicas { pool: PoolId::new("a"), from: 1, to: 3, remove_first: Vec::new() };
     assert_eq!(pool.actions, [expect]);
     let gone = arbitrate(&[decision("a", (1, 1, 0, 2))], &Budgets { gpus: Some(1) });

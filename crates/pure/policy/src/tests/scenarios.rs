@@ -108,10 +108,13 @@ fn a_change_says_what_one_more_or_less_would_have_meant() {
     let text = decided.steps.last().expect("a step").to_string();
     assert_eq!(
         text,
-        "1 becomes 3, decided by requests_demand: 3.333 of requests_demand per replica for a target of 4.000; \
-         one less would carry 5.000, one more 2.500"
+        "from 1 to 3 replicas, decided by requests_demand; it is then 3.33 per replica, 5 with one less, \
+         2.5 with one more; the target is 4"
     );
-    assert_eq!(decided.summary(), "1 -> 3: requests_demand is 10 per replica against a target of 4, which asks for 3");
+    assert_eq!(
+        decided.summary(),
+        "1 -> 3: requests_demand is 10 per replica against a target of 4, which asks for 3 replicas"
+    );
     let able = decided.conditions.get(ConditionKind::AbleToScale).expect("a condition");
     assert_eq!((able.status, able.reason), (true, Reason::SucceededRescale));
 }
@@ -171,5 +174,34 @@ fn what_is_not_a_number_is_not_zero() {
         let values: Vec<_> = (0..3).map(|index| (index, value, Live)).collect();
         seen.pools.get_mut(&pool()).expect("pool").metrics = vec![per_replica(&values)];
         assert_eq!(decide_pool(&policy, &seen).desired, 3, "{value}");
+    }
+}
+
+#[test]
+fn earlier_recommendations_do_not_start_a_replica_again_after_zero() {
+    // with the default window of five minutes and an idle time of one
+    let rule = HpaRule { metrics: vec![signal_metric("requests_demand", 4_000)], ..HpaRule::default() };
+    let policy = policy_of(rule, 0, 10);
+    let mut memory = Memory::default();
+    let mut count = 1;
+    for second in 0..400 {
+        let replicas: Vec<_> = (0..count).map(|index| replica(index, ReplicaState::Ready, Live, 0.0)).collect();
+        let mut seen = observed(replicas, GatewayObservation::Absent);
+        seen.now = at(second);
+        let pool_seen = seen.pools.get_mut(&pool()).expect("pool");
+        for replica in &mut pool_seen.replicas {
+            for signal in [&mut replica.running, &mut replica.waiting].into_iter().flatten() {
+                signal.at = at(second);
+            }
+        }
+        pool_seen.gateway =
+            GatewayObservation::Live { held: 0, in_flight: 0, peak: 0, idle_since: Some(at(0)), at: at(second) };
+        let signal = crate::Signal { value: 0.0, at: at(second), evidence: Live };
+        pool_seen.metrics = vec![crate::MetricAnswer::Total { signal, source: loadline_base::Labels::new() }];
+        let (decision, next) = decide(&policy, &seen, memory);
+        memory = next;
+        let decided = only(decision);
+        assert_eq!(decided.desired, u32::from(second < 60), "{second} s: {:#?}", decided.steps);
+        count = usize::try_from(decided.desired).expect("small");
     }
 }
