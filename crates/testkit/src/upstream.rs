@@ -3,8 +3,10 @@
 use anyhow::Result;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// One step of an answer.
@@ -28,6 +30,19 @@ pub struct Upstream {
     address: SocketAddr,
     requests: Receiver<String>,
     gate: Sender<()>,
+    stopping: Arc<AtomicBool>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Release);
+        // a connection of our own wakes the thread, which closes the listener as it ends
+        let woken = TcpStream::connect(self.address).is_ok();
+        if let Some(accepting) = self.accepting.take().filter(|_| woken) {
+            let _ = accepting.join();
+        }
+    }
 }
 
 impl Upstream {
@@ -40,14 +55,19 @@ impl Upstream {
         let address = listener.local_addr()?;
         let ((seen, requests), (gate, gates)) = (channel(), channel());
         let (script, gates) = (Arc::new(script), Arc::new(Mutex::new(gates)));
-        std::thread::spawn(move || {
+        let stopping = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stopping);
+        let accepting = std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
+                if stopped.load(Ordering::Acquire) {
+                    return;
+                }
                 let (script, gates, seen) = (Arc::clone(&script), Arc::clone(&gates), seen.clone());
                 // a test that ends leaves its connections to break
                 std::thread::spawn(move || play(stream, &script, &gates, &seen));
             }
         });
-        Ok(Self { address, requests, gate })
+        Ok(Self { address, requests, gate, stopping, accepting: Some(accepting) })
     }
 
     /// Where it listens.
@@ -139,6 +159,14 @@ mod tests {
         upstream.open_gate();
         assert_eq!(connection.event(&mut rest).expect("second").as_deref(), Some("data: 2"));
         assert_eq!(connection.event(&mut rest).expect("end"), None);
+    }
+
+    #[test]
+    fn a_dropped_server_gives_its_port_back() {
+        let upstream = Upstream::start(vec![]).expect("start");
+        let address = upstream.address();
+        drop(upstream);
+        assert!(Connection::open(address, PATIENCE).is_err());
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! end only Loadline holds. The keeper
 //! - leads a session of its own, so that no terminal signal reaches it or the replica, and is subreaper: whatever the
 //!   replica starts, however detached, is re-parented to the keeper (`PR_SET_CHILD_SUBREAPER`, prctl(2));
-//! - starts the program in a process group of its own, with no standard input; output is passed on untouched;
+//! - starts the program in a process group of its own, with no signal blocked and no standard input; output is passed on
+//!   untouched;
 //! - when the pipe closes, or on SIGTERM, SIGINT or SIGHUP, sends SIGTERM to that group, and SIGKILL to every descendant
 //!   after N milliseconds; a byte `t` on the pipe does the same, a byte `k` sends SIGKILL at once;
 //! - when the program has ended, kills whatever it left behind, and exits with the program's code, or 128 + n if
@@ -91,12 +92,15 @@ fn keep(args: impl IntoIterator<Item = OsString>) -> Result<u8, String> {
     {
         signals.add(signal);
     }
-    // threads started later inherit the mask; the replica does not: `Command` clears it
+    // threads started later inherit the mask
     signals.thread_block().map_err(failed("cannot block signals"))?;
     // fails only where it leads a session or group already, which serves as well
     let _ = setsid();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| format!("cannot become subreaper: {error}"))?;
+    // The program inherits the mask too, and would never see a SIGTERM: none is blocked while it is started. A signal to
+    // the keeper just then kills it, which Loadline handles as any killed keeper.
+    SigSet::empty().thread_set_mask().map_err(failed("cannot unblock signals"))?;
     let child = Command::new(&program).args(args).stdin(Stdio::null()).process_group(0).spawn();
     let child = match child {
         Ok(child) => child,
@@ -105,6 +109,10 @@ fn keep(args: impl IntoIterator<Item = OsString>) -> Result<u8, String> {
             return Ok(if error.kind() == io::ErrorKind::NotFound { CODE_NOT_FOUND } else { CODE_NOT_RUNNABLE });
         }
     };
+    if let Err(error) = signals.thread_block() {
+        kill_descendants();
+        return Err(format!("cannot block signals: {error}"));
+    }
     let group = Pid::from_raw(i32::try_from(child.id()).map_err(|error| error.to_string())?);
     // if it cannot be started the pipe goes unwatched: rather no replica than one that may be orphaned
     if let Err(error) = thread::Builder::new().stack_size(64 * 1024).spawn(watch_pipe) {
@@ -138,6 +146,10 @@ fn watch_pipe() {
 /// Handles signals until the program has ended; returns its code.
 fn wait_for(signals: &SigSet, group: Pid, grace: Duration) -> Result<u8, Errno> {
     let mut terminating = false;
+    // it may have ended while SIGCHLD was not blocked, and so left no signal
+    if let Some(code) = reap(Some(group)) {
+        return Ok(code);
+    }
     loop {
         match signals.wait()? {
             Signal::SIGCHLD => {

@@ -1,7 +1,7 @@
 //! From a pool's specification to a started keeper.
 
 use crate::keeper;
-use crate::spec::{DEVICES_VARIABLE, KeeperCommand, PORT_PLACEHOLDER, PoolSpec, SLOT_PLACEHOLDER};
+use crate::spec::{DEVICES_PLACEHOLDER, DEVICES_VARIABLE, KeeperCommand, PORT_PLACEHOLDER, PoolSpec, SLOT_PLACEHOLDER};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -57,9 +57,11 @@ pub(crate) fn free_address() -> Result<SocketAddr, StartError> {
         .map_err(|error| StartError::NoPort { error: error.to_string() })
 }
 
-fn fill(text: &str, port: u16, slot: u32) -> String {
+fn fill(text: &str, port: u16, slot: u32, devices: &str) -> String {
     // other braces stay: JSON in arguments is common
-    text.replace(PORT_PLACEHOLDER, &port.to_string()).replace(SLOT_PLACEHOLDER, &slot.to_string())
+    text.replace(PORT_PLACEHOLDER, &port.to_string())
+        .replace(SLOT_PLACEHOLDER, &slot.to_string())
+        .replace(DEVICES_PLACEHOLDER, devices)
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -95,17 +97,19 @@ pub(crate) fn spawn(
     token: &str,
 ) -> Result<Child, StartError> {
     check_program(spec)?;
+    let devices = usize::try_from(slot).ok().and_then(|slot| spec.devices.get(slot));
+    let fill = |text: &str| fill(text, port, slot, devices.map_or("", String::as_str));
     let mut command = Command::new(&keeper.program);
     command
         .args(&keeper.args)
         .args(keeper::arguments(grace))
-        .args(spec.command.iter().map(|text| fill(text, port, slot)))
-        .envs(spec.env.iter().map(|(name, value)| (name, fill(value, port, slot))))
+        .args(spec.command.iter().map(|text| fill(text)))
+        .envs(spec.env.iter().map(|(name, value)| (name, fill(value))))
         .env(TOKEN_VARIABLE, token)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    if let Some(devices) = usize::try_from(slot).ok().and_then(|slot| spec.devices.get(slot)) {
+    if let Some(devices) = devices {
         command.env(DEVICES_VARIABLE, devices);
     }
     if let Some(path) = &spec.working_directory {

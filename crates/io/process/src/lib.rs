@@ -27,4 +27,4 @@ pub use backoff::BackOff;
 pub use event::{ExitReason, ProcessEvent};
 pub use launch::StartError;
 pub use pools::{ProcessHandle, ProcessPools, ReplicaSnapshot, ReplicaStage, Snapshot};
-pub use spec::{KeeperCommand, Limits, PoolSpec, Readiness, Settings, SpecError};
+pub use spec::{KEEPER_ARGUMENT, KeeperCommand, Limits, PoolSpec, Readiness, Settings, SpecError};

@@ -3,14 +3,20 @@
 
 use crate::tree;
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
 
-/// Whether a process outside the tree below `keeper`, older than `keeper`, listens on `port`.
+/// Whether a process outside the tree below `keeper` listens on `port` that is older than `keeper` or stands below another keeper.
 ///
-/// A younger stranger may well be the replica's own server (a container's proxy); what cannot be seen counts as fine.
+/// Any other stranger may well be the replica's own server (a container's proxy); what cannot be seen counts as fine.
 pub(crate) fn is_strangers(port: u16, keeper: i32) -> bool {
     let sockets = listening(port);
     if sockets.is_empty() {
+        return false;
+    }
+    // nearly always the answer, and far cheaper than a look at every process of the machine
+    if tree::below_by_children(keeper).into_iter().any(|pid| holds(pid, &sockets)) {
         return false;
     }
     let all = tree::all();
@@ -19,19 +25,33 @@ pub(crate) fn is_strangers(port: u16, keeper: i32) -> bool {
     if own.iter().any(|pid| holds(*pid, &sockets)) {
         return false;
     }
-    all.iter().filter(|p| p.started < keeper_started && !own.contains(&p.pid)).any(|p| holds(p.pid, &sockets))
+    let program = program_of(keeper);
+    let is_anothers = |pid: i32| program.is_some() && tree::above(&all, pid).any(|above| program_of(above) == program);
+    all.iter()
+        .filter(|p| !own.contains(&p.pid) && holds(p.pid, &sockets))
+        .any(|p| p.started < keeper_started || is_anothers(p.pid))
 }
 
-/// The inodes of the sockets that listen on a port (proc_net_tcp: state 0A is LISTEN, the inode is the tenth field).
+/// The file a process runs, by device and inode: keepers of one binary, even a deleted one, have it in common.
+fn program_of(pid: i32) -> Option<(u64, u64)> {
+    let file = fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+    Some((file.dev(), file.ino()))
+}
+
+/// The inodes of the sockets that listen on a port (proc_net_tcp: state 0A is LISTEN, the inode is the tenth field; those
+/// that listen come before all others, of which there may be very many).
 fn listening(port: u16) -> BTreeSet<String> {
     let suffix = format!(":{port:04X}");
     let mut inodes = BTreeSet::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        let Ok(text) = fs::read_to_string(table) else { continue };
-        for line in text.lines().skip(1) {
+        let Ok(table) = File::open(table) else { continue };
+        for line in BufReader::new(table).lines().map_while(Result::ok).skip(1) {
             let mut fields = line.split_ascii_whitespace().skip(1);
             let (local, state) = (fields.next().unwrap_or_default(), fields.nth(1).unwrap_or_default());
-            if local.ends_with(&suffix) && state == "0A" {
+            if state != "0A" {
+                break;
+            }
+            if local.ends_with(&suffix) {
                 inodes.extend(fields.nth(5).map(|inode| format!("socket:[{inode}]")));
             }
         }

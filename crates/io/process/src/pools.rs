@@ -137,8 +137,9 @@ impl ProcessHandle {
         Ok(())
     }
 
-    /// Sets how many replicas a pool has; never waits. Where some must go, those of `remove_first` go first, then those
-    /// waiting to be started again, then starting ones, then the newest. Capped by the limit per pool; a pool that is
+    /// Sets how many replicas a pool has, none of `remove_first` among them; never waits. Those named go in any case: an
+    /// order that named them may have been overtaken by one with a greater count. Where more must go, those waiting to be
+    /// started again go first, then starting ones, then the newest. Capped by the limit per pool; a pool that is
     /// not configured has none.
     pub fn set_replicas(&self, pool: &PoolId, count: u32, mut remove_first: Vec<ReplicaId>) {
         let limit = self.settings.limits.max_replicas_per_pool;

@@ -8,10 +8,11 @@ use crate::spec::{Limits, PoolSpec, Readiness};
 use crate::sweep;
 use loadline_base::ReplicaId;
 use loadline_net::Clock;
-use loadline_net::http::{Connector, FetchLimits, Target, fetch};
+use loadline_net::http::{Connector, FetchErrorKind, FetchLimits, Target, fetch};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::process::{Child, ChildStdin};
 use tokio::sync::mpsc;
@@ -30,6 +31,13 @@ pub(crate) enum Notice {
     NotReady { why: String },
     StartTimedOut { why: String, last_lines: Vec<String> },
     Ended { reason: ExitReason, last_lines: Vec<String> },
+}
+
+/// What a probe found instead of a ready replica.
+struct Unready {
+    /// Nothing listens.
+    closed: bool,
+    why: String,
 }
 
 /// One replica to watch.
@@ -67,10 +75,11 @@ impl Watch {
         let keeper = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);
         let mut pipe = child.stdin.take();
         let mut forced = None;
+        let was_ready = AtomicBool::new(false);
         let status = tokio::select! {
             biased;
             status = child.wait() => status,
-            reason = self.probe(keeper, &tail) => {
+            reason = self.probe(keeper, &tail, &was_ready) => {
                 forced = Some(reason);
                 self.end(&mut child, &mut pipe).await
             }
@@ -94,9 +103,10 @@ impl Watch {
         }
         let _ = tokio::time::timeout(LOG_DRAIN, async { while readers.join_next().await.is_some() {} }).await;
         let mut reason = forced.unwrap_or(seen);
-        // it ended by itself and something else listens: it lost the race for the port
+        // it ended by itself before it could serve, and something else listens: it lost the race for the port
         let port = self.address.port();
-        if matches!(reason, ExitReason::Code(1..)) && !self.stop.is_cancelled() && !self.kill.is_cancelled() {
+        let was_asked = self.stop.is_cancelled() || self.kill.is_cancelled();
+        if matches!(reason, ExitReason::Code(1..)) && !was_asked && !was_ready.load(Ordering::Relaxed) {
             let taken = tokio::net::TcpStream::connect(self.address);
             if matches!(tokio::time::timeout(self.limits.probe_timeout, taken).await, Ok(Ok(_))) {
                 reason = ExitReason::PortTaken(port);
@@ -140,7 +150,7 @@ impl Watch {
     }
 
     /// Probes for ever; returns only when the replica must be ended.
-    async fn probe(&self, keeper: i32, tail: &LogTail) -> ExitReason {
+    async fn probe(&self, keeper: i32, tail: &LogTail, was_ready: &AtomicBool) -> ExitReason {
         let connector = Connector::new();
         let limit = self.spec.startup_timeout;
         let deadline = Instant::now() + self.clock.to_wall(limit).min(Duration::from_secs(86_400 * 365));
@@ -150,24 +160,29 @@ impl Watch {
             ticks
         };
         let mut why = "it was not probed yet".to_owned();
-        let mut tick = ticks(self.limits.probe_period);
+        let mut next = Instant::now();
         loop {
             tokio::select! {
                 () = sleep_until(deadline) => {
                     self.tell(Notice::StartTimedOut { why, last_lines: tail.lines() }).await;
                     return ExitReason::StartTimedOut;
                 }
-                _ = tick.tick() => {}
+                () = sleep_until(next) => {}
             }
+            let began = Instant::now();
             match self.probe_once(&connector).await {
                 Ok(()) => break,
-                Err(seen) => why = seen,
+                Err(unready) => {
+                    next = began + if unready.closed { self.limits.connect_period } else { self.limits.probe_period };
+                    why = unready.why;
+                }
             }
         }
         let port = self.address.port();
         if tokio::task::spawn_blocking(move || listener::is_strangers(port, keeper)).await.unwrap_or(false) {
             return ExitReason::PortTaken(port);
         }
+        was_ready.store(true, Ordering::Relaxed);
         self.tell(Notice::Ready).await;
         let (mut ready, mut failures) = (true, 0_u32);
         let mut tick = ticks(self.limits.ready_probe_period);
@@ -182,12 +197,12 @@ impl Watch {
                     tick.tick().await;
                     self.tell(Notice::Ready).await;
                 }
-                (Err(why), true) => {
+                (Err(unready), true) => {
                     failures += 1;
                     if failures >= self.limits.not_ready_after {
                         ready = false;
                         tick = ticks(self.limits.probe_period);
-                        self.tell(Notice::NotReady { why }).await;
+                        self.tell(Notice::NotReady { why: unready.why }).await;
                     }
                 }
                 (Err(_), false) => {}
@@ -195,14 +210,18 @@ impl Watch {
         }
     }
 
-    async fn probe_once(&self, connector: &Connector) -> Result<(), String> {
+    async fn probe_once(&self, connector: &Connector) -> Result<(), Unready> {
         let limit = self.limits.probe_timeout;
+        let unready = |closed: bool, why: String| Unready { closed, why };
         match &self.spec.readiness {
             Readiness::Connect => match tokio::time::timeout(limit, tokio::net::TcpStream::connect(self.address)).await
             {
                 Ok(Ok(_)) => Ok(()),
-                Ok(Err(error)) => Err(format!("{}: {error}", self.address)),
-                Err(_) => Err(format!("{}: no connection within {limit:?}", self.address)),
+                Ok(Err(error)) => Err(unready(
+                    error.kind() == std::io::ErrorKind::ConnectionRefused,
+                    format!("{}: {error}", self.address),
+                )),
+                Err(_) => Err(unready(false, format!("{}: no connection within {limit:?}", self.address))),
             },
             Readiness::Http(path) => {
                 let target = Target::plain(self.address, path);
@@ -210,8 +229,8 @@ impl Watch {
                     FetchLimits { connect_timeout: limit, total_timeout: limit, max_body_bytes: MAX_PROBE_BODY_BYTES };
                 match fetch(connector, &target, &http::HeaderMap::new(), &limits).await {
                     Ok(answer) if answer.status.is_success() => Ok(()),
-                    Ok(answer) => Err(format!("`{target}` answered {}", answer.status)),
-                    Err(error) => Err(error.to_string()),
+                    Ok(answer) => Err(unready(false, format!("`{target}` answered {}", answer.status))),
+                    Err(error) => Err(unready(error.kind == FetchErrorKind::Refused, error.to_string())),
                 }
             }
         }

@@ -12,8 +12,13 @@ use thiserror::Error;
 pub const PORT_PLACEHOLDER: &str = "{port}";
 /// Stands for the replica's slot, counted from 0, in the command and in environment values.
 pub const SLOT_PLACEHOLDER: &str = "{slot}";
-/// Set to the replica's slot's device set.
+/// Stands for the replica's slot's device list, such as `0,1`, in the command and in environment values.
+pub const DEVICES_PLACEHOLDER: &str = "{gpu}";
+/// Set to the replica's slot's device list.
 pub const DEVICES_VARIABLE: &str = "CUDA_VISIBLE_DEVICES";
+
+/// The first argument with which the binary re-executes itself as a keeper.
+pub const KEEPER_ARGUMENT: &str = "keeper";
 
 /// How a keeper is started: the binary re-executing itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,10 +30,10 @@ pub struct KeeperCommand {
 }
 
 impl KeeperCommand {
-    /// This very binary, even if its file was replaced, with the subcommand `keeper`.
+    /// This very binary, even if its file was replaced or removed, with [`KEEPER_ARGUMENT`].
     #[must_use]
     pub fn this_binary() -> Self {
-        Self { program: PathBuf::from("/proc/self/exe"), args: vec![OsString::from("keeper")] }
+        Self { program: PathBuf::from("/proc/self/exe"), args: vec![OsString::from(KEEPER_ARGUMENT)] }
     }
 }
 
@@ -44,7 +49,9 @@ pub struct Settings {
 /// Bounds and periods, in wall time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Between the beginnings of two readiness probes of a replica that is not ready.
+    /// Between the beginnings of two readiness probes of a replica whose port is still closed; these cost it nothing.
+    pub connect_period: Duration,
+    /// The same of a replica that answers and is not ready.
     pub probe_period: Duration,
     /// The same while it is ready.
     pub ready_probe_period: Duration,
@@ -71,7 +78,8 @@ pub struct Limits {
 impl Limits {
     /// The defaults of every field.
     pub const DEFAULT: Self = Self {
-        probe_period: Duration::from_millis(50),
+        connect_period: Duration::from_millis(20),
+        probe_period: Duration::from_millis(40),
         ready_probe_period: Duration::from_secs(1),
         probe_timeout: Duration::from_millis(300),
         not_ready_after: 3,
@@ -105,9 +113,9 @@ pub enum Readiness {
 pub struct PoolSpec {
     /// Its name; replica ids begin with it.
     pub pool: PoolId,
-    /// Program and arguments; `{port}` and `{slot}` are replaced.
+    /// Program and arguments; `{port}`, `{slot}` and `{gpu}` are replaced.
     pub command: Vec<String>,
-    /// Added to Loadline's own environment; `{port}` and `{slot}` are replaced.
+    /// Added to Loadline's own environment; `{port}`, `{slot}` and `{gpu}` are replaced.
     pub env: BTreeMap<String, String>,
     /// Where it runs; Loadline's own working directory if absent.
     pub working_directory: Option<PathBuf>,
@@ -160,6 +168,12 @@ pub enum SpecError {
         /// The pool.
         pool: PoolId,
     },
+    /// There is nothing to put in the place of `{gpu}`.
+    #[error("pool `{pool}`: `{{gpu}}` is used but no devices are given; list one set of devices per replica slot")]
+    NoDevices {
+        /// The pool.
+        pool: PoolId,
+    },
     /// A zero byte cannot be passed to a process, nor `=` in a variable's name.
     #[error("pool `{pool}`: `{text}` cannot be passed to a process; remove the zero byte or the `=` in the name")]
     NotPassable {
@@ -197,8 +211,12 @@ pub(crate) fn check(pools: &[PoolSpec], limits: &Limits) -> Result<(), SpecError
         if spec.command.first().is_none_or(String::is_empty) {
             return Err(SpecError::NoCommand { pool: pool() });
         }
-        if !spec.command.iter().chain(spec.env.values()).any(|text| text.contains(PORT_PLACEHOLDER)) {
+        let uses = |placeholder| spec.command.iter().chain(spec.env.values()).any(|text| text.contains(placeholder));
+        if !uses(PORT_PLACEHOLDER) {
             return Err(SpecError::NoPort { pool: pool() });
+        }
+        if spec.devices.is_empty() && uses(DEVICES_PLACEHOLDER) {
+            return Err(SpecError::NoDevices { pool: pool() });
         }
         let bad_name = spec.env.keys().find(|name| name.is_empty() || name.contains('='));
         let texts = spec.command.iter().chain(spec.env.keys()).chain(spec.env.values()).chain(&spec.devices);
@@ -226,6 +244,8 @@ mod tests {
             (vec![pool(&[])], "`command` is empty"),
             (vec![pool(&["", "{port}"])], "`command` is empty"),
             (vec![pool(&["x"])], "has `{port}`"),
+            (vec![pool(&["x", "{port}", "{gpu}"])], "`{gpu}` is used but no devices"),
+            (vec![PoolSpec { devices: vec!["0".to_owned()], ..pool(&["x", "{port}", "{gpu}"]) }], ""),
             (vec![pool(&["x", "{port}"]), pool(&["x", "{port}"])], "given twice"),
             (vec![pool(&["x\0", "{port}"])], "`x\\0` cannot be passed"),
             (vec![bad_env], "`A=B` cannot be passed"),

@@ -145,8 +145,20 @@ impl Supervisor {
         let is_ending = |slot: &Slot| slot.running.as_ref().is_some_and(|r| r.seen.stage == ReplicaStage::Stopping);
         let mut active: Vec<u32> = pool.slots.iter().filter(|(_, s)| !is_ending(s)).map(|(i, _)| *i).collect();
         let wished = usize::try_from(wish.count).unwrap_or(usize::MAX);
+        // those named serve nothing any more, so they go even where the count has gone up again since
+        active.retain(|index| {
+            let running = pool.slots.get_mut(index).and_then(|slot| slot.running.as_mut());
+            match running.filter(|running| wish.remove_first.contains(&running.seen.id)) {
+                Some(running) => {
+                    running.seen.stage = ReplicaStage::Stopping;
+                    running.stop.cancel();
+                    false
+                }
+                None => true,
+            }
+        });
         if active.len() > wished {
-            active.sort_by_key(|index| removal_order(pool.slots.get(index), wish));
+            active.sort_by_key(|index| removal_order(pool.slots.get(index)));
             for index in active.iter().take(active.len() - wished) {
                 match pool.slots.get_mut(index).and_then(|slot| slot.running.as_mut()) {
                     Some(running) => {
@@ -338,12 +350,11 @@ impl Supervisor {
     }
 }
 
-/// The key by which slots are given up: named ones first, then empty, starting, and the newest.
-fn removal_order(slot: Option<&Slot>, wish: &Wish) -> (usize, u8, std::cmp::Reverse<Timestamp>) {
+/// The key by which slots are given up: empty ones first, then starting ones, then the newest.
+fn removal_order(slot: Option<&Slot>) -> (u8, std::cmp::Reverse<Timestamp>) {
     let Some(running) = slot.and_then(|slot| slot.running.as_ref()) else {
-        return (usize::MAX, 0, std::cmp::Reverse(Timestamp::MAX));
+        return (0, std::cmp::Reverse(Timestamp::MAX));
     };
-    let named = wish.remove_first.iter().position(|id| *id == running.seen.id).unwrap_or(usize::MAX);
     let stage = if running.seen.stage == ReplicaStage::Starting { 1 } else { 2 };
-    (named, stage, std::cmp::Reverse(running.seen.created_at))
+    (stage, std::cmp::Reverse(running.seen.created_at))
 }

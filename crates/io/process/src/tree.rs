@@ -38,6 +38,32 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
     Some(Process { pid, parent, session, zombie: matches!(state, "Z" | "X"), started })
 }
 
+/// The processes below one, at any depth, without it, from `/proc/PID/task/TID/children` (proc_pid_task_children(5)):
+/// quick, but a process that is just re-parented may be missed, and kernels may lack the file.
+pub(crate) fn below_by_children(root: i32) -> Vec<i32> {
+    let mut found: Vec<i32> = Vec::new();
+    let mut open = vec![root];
+    while let Some(pid) = open.pop() {
+        let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
+        for thread in threads.flatten() {
+            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            for child in children.split_ascii_whitespace().filter_map(|text| text.parse().ok()) {
+                if !found.contains(&child) {
+                    found.push(child);
+                    open.push(child);
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The processes above one, its parent first.
+pub(crate) fn above(all: &[Process], pid: i32) -> impl Iterator<Item = i32> {
+    let parent_of = |pid: i32| all.iter().find(|process| process.pid == pid).map(|process| process.parent);
+    std::iter::successors(parent_of(pid), move |pid| parent_of(*pid)).take(all.len())
+}
+
 /// The processes below those in `roots`, at any depth, without the roots.
 pub(crate) fn below(all: &[Process], roots: &BTreeSet<i32>) -> Vec<Process> {
     let mut found: BTreeSet<i32> = roots.clone();

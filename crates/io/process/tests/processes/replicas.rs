@@ -1,111 +1,11 @@
-//! Real processes: start, readiness, exit, restart, termination, orphans.
+//! One replica: start, readiness, exit, restart, termination, orphans.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "a fixture that fails fails its test")]
-
-use loadline_base::{PoolId, ReplicaId};
-use loadline_net::Clock;
-use loadline_process::{
-    BackOff, ExitReason, KeeperCommand, Limits, PoolSpec, ProcessEvent, ProcessHandle, ProcessPools, Settings,
-    StartError,
-};
+use crate::support::{Fixture, example, living, server, shell, spec, until};
+use loadline_process::{ExitReason, PoolSpec, ProcessEvent, StartError};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn example(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("own path");
-    test.parent().and_then(|deps| deps.parent()).expect("target folder").join("examples").join(name)
-}
-
-struct Fixture {
-    handle: ProcessHandle,
-    events: mpsc::Receiver<ProcessEvent>,
-    pool: PoolId,
-}
-
-impl Fixture {
-    fn new(spec: PoolSpec) -> Self {
-        let settings =
-            Settings { keeper: KeeperCommand { program: example("keeper"), args: vec![] }, limits: Limits::DEFAULT };
-        let (sender, events) = mpsc::channel(64);
-        let handle = ProcessPools::start(settings, Clock::real(), sender).expect("start");
-        let pool = spec.pool.clone();
-        handle.configure(vec![spec]).expect("valid");
-        Self { handle, events, pool }
-    }
-
-    fn scale(&self, count: u32) {
-        self.handle.set_replicas(&self.pool, count, vec![]);
-    }
-
-    async fn next(&mut self) -> ProcessEvent {
-        tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("an event in time").expect("supervisor")
-    }
-
-    async fn started(&mut self) -> (ReplicaId, i32, std::net::SocketAddr) {
-        match self.next().await {
-            ProcessEvent::Started { replica, keeper, address, .. } => {
-                (replica, i32::try_from(keeper).expect("pid"), address)
-            }
-            other => panic!("not started: {other:?}"),
-        }
-    }
-
-    async fn ready(&mut self) {
-        let event = self.next().await;
-        assert!(matches!(event, ProcessEvent::Ready { .. }), "{event:?}");
-    }
-
-    async fn end(mut self) {
-        self.events.close();
-        tokio::time::timeout(PATIENCE, self.handle.shutdown(Duration::from_secs(2))).await.expect("ends");
-        assert!(self.handle.snapshot().replicas.is_empty());
-    }
-}
-
-fn spec(command: &[&str]) -> PoolSpec {
-    let mut spec = PoolSpec::new(PoolId::from("m"), command.iter().map(|s| (*s).to_owned()).collect());
-    let quick = Duration::from_millis(50);
-    spec.restart = BackOff { first: quick, max: Duration::from_millis(200), reset_after: Duration::from_secs(60) };
-    spec.termination_grace = Duration::from_millis(300);
-    spec
-}
-
-fn server(delay: &str) -> PoolSpec {
-    spec(&[example("replica").to_str().expect("utf-8"), "{port}", delay])
-}
-
-fn shell(script: &str) -> PoolSpec {
-    spec(&["/bin/sh", "-c", script, "{port}"])
-}
-
-/// Living processes whose command line holds `mark`.
-fn living(mark: &str) -> Vec<i32> {
-    let mut found = vec![];
-    for entry in std::fs::read_dir("/proc").expect("proc").flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).into_owned();
-        // the sleeps themselves: shells and keepers carry the mark inside a script
-        if line.starts_with("sleep\0") && line.contains(mark) {
-            found.push(pid);
-        }
-    }
-    found
-}
-
-async fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
 
 #[tokio::test]
 async fn a_replica_starts_answers_on_its_devices_restarts_when_killed_and_stops() {
@@ -244,4 +144,23 @@ async fn a_port_taken_by_a_stranger_is_noticed() {
     fixture.ready().await;
     drop(stranger);
     fixture.end().await;
+}
+
+#[tokio::test]
+async fn a_younger_replica_of_someone_else_on_the_same_port_is_not_taken_for_our_own() {
+    let mut late = Fixture::new(server("600000"));
+    late.scale(1);
+    let (_, _, address) = late.started().await;
+    // another Loadline chose the same port in the moment between choice and use; its replica answers our probes
+    let port = address.port().to_string();
+    let quick = spec(&[example("replica").to_str().expect("utf-8"), &port, "0", "/nonexistent/{port}"]);
+    let mut other = Fixture::new(quick);
+    other.scale(1);
+    let (reason, _) = late.exited().await;
+    assert_eq!(reason, ExitReason::PortTaken(address.port()).to_string());
+    let (_, _, second) = late.started().await;
+    assert_ne!(second, address);
+    other.events.close();
+    other.end().await;
+    late.end().await;
 }
