@@ -9,6 +9,9 @@ use serde::Deserialize;
 /// Output limit of completions that name none (vLLM and OpenAI).
 const DEFAULT_COMPLETION_TOKENS: u32 = 16;
 
+/// Most prompts in one request; each is a request of its own to the engine.
+const MAX_PROMPTS: usize = 1024;
+
 /// Why a request is refused, as the client is told.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -96,17 +99,24 @@ struct Part {
     text: Option<String>,
 }
 
+/// One prompt; each gets a choice of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sized {
+    pub(crate) input_tokens: u32,
+    pub(crate) max_tokens: u32,
+    /// One hash per full prefix block.
+    pub(crate) prefix: Vec<u64>,
+}
+
 /// A checked request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Asked {
-    pub(crate) input_tokens: u32,
-    pub(crate) max_tokens: u32,
+    /// At least one; a chat has one.
+    pub(crate) prompts: Vec<Sized>,
     pub(crate) min_tokens: u32,
     pub(crate) ignore_eos: bool,
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
-    /// One hash per full prefix block.
-    pub(crate) prefix: Vec<u64>,
 }
 
 /// Reads and checks a body.
@@ -117,9 +127,28 @@ pub(crate) fn parse(body: &[u8], chat: bool, model: &str, config: &EngineConfig)
         return Err(ApiError::new(404, "NotFoundError", format!("The model `{asked}` does not exist.")));
     }
     check_ranges(&wire)?;
-    let mut prefix = PrefixHasher::new(config.prefix_block_tokens);
-    let input_tokens = if chat { chat_tokens(&wire, &mut prefix)? } else { prompt_tokens(&wire, &mut prefix)? };
-    let limit = config.context_limit();
+    let new = || PrefixHasher::new(config.prefix_block_tokens);
+    let hashed = if chat { vec![chat_tokens(&wire, new())?] } else { prompt_tokens(&wire, new)? };
+    let prompts: Vec<Sized> =
+        hashed.into_iter().map(|prefix| size(prefix, &wire, chat, config)).collect::<Result<_, _>>()?;
+    let min_tokens = u32::try_from(wire.min_tokens.unwrap_or(0)).unwrap_or(u32::MAX);
+    if let Some(prompt) = prompts.iter().find(|prompt| min_tokens > prompt.max_tokens) {
+        let max_tokens = prompt.max_tokens;
+        return Err(ApiError::bad(format!("`min_tokens` is {min_tokens}, more than `max_tokens`, {max_tokens}")));
+    }
+    let include_usage = wire.stream_options.as_ref().and_then(|options| options.include_usage).unwrap_or(false);
+    Ok(Asked {
+        prompts,
+        min_tokens,
+        ignore_eos: wire.ignore_eos.unwrap_or(false),
+        stream: wire.stream.unwrap_or(false),
+        include_usage,
+    })
+}
+
+/// Checks one prompt against the context length, and limits its answer.
+fn size(prefix: PrefixHasher, wire: &Wire, chat: bool, config: &EngineConfig) -> Result<Sized, ApiError> {
+    let (input_tokens, limit) = (prefix.tokens, config.context_limit());
     if input_tokens == 0 {
         return Err(ApiError::bad("the prompt is empty; give at least one token"));
     }
@@ -133,20 +162,7 @@ pub(crate) fn parse(body: &[u8], chat: bool, model: &str, config: &EngineConfig)
              prompt and {max_tokens} for the output. Shorten the prompt or lower `max_tokens`.",
         )));
     }
-    let min_tokens = u32::try_from(wire.min_tokens.unwrap_or(0)).unwrap_or(u32::MAX);
-    if min_tokens > max_tokens {
-        return Err(ApiError::bad(format!("`min_tokens` is {min_tokens}, more than `max_tokens`, {max_tokens}")));
-    }
-    let include_usage = wire.stream_options.as_ref().and_then(|options| options.include_usage).unwrap_or(false);
-    Ok(Asked {
-        input_tokens,
-        max_tokens,
-        min_tokens,
-        ignore_eos: wire.ignore_eos.unwrap_or(false),
-        stream: wire.stream.unwrap_or(false),
-        include_usage,
-        prefix: prefix.hashes,
-    })
+    Ok(Sized { input_tokens, max_tokens, prefix: prefix.hashes })
 }
 
 fn check_ranges(wire: &Wire) -> Result<(), ApiError> {
@@ -193,7 +209,7 @@ fn check_ranges(wire: &Wire) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn chat_tokens(wire: &Wire, prefix: &mut PrefixHasher) -> Result<u32, ApiError> {
+fn chat_tokens(wire: &Wire, mut prefix: PrefixHasher) -> Result<PrefixHasher, ApiError> {
     let Some(messages) = wire.messages.as_ref().filter(|messages| !messages.is_empty()) else {
         return Err(ApiError::bad("`messages` is missing or empty"));
     };
@@ -209,28 +225,31 @@ fn chat_tokens(wire: &Wire, prefix: &mut PrefixHasher) -> Result<u32, ApiError> 
             }
         }
     }
-    Ok(prefix.tokens)
+    Ok(prefix)
 }
 
-fn prompt_tokens(wire: &Wire, prefix: &mut PrefixHasher) -> Result<u32, ApiError> {
+fn prompt_tokens(wire: &Wire, new: impl Fn() -> PrefixHasher) -> Result<Vec<PrefixHasher>, ApiError> {
+    let text = |text: &String| {
+        let mut prefix = new();
+        prefix.text(text);
+        prefix
+    };
+    let ids = |ids: &Vec<u32>| {
+        let mut prefix = new();
+        prefix.ids(ids);
+        prefix
+    };
+    let few = |count: usize| {
+        let text = || format!("`prompt` holds {count} prompts; send at most {MAX_PROMPTS} in one request");
+        if count > MAX_PROMPTS { Err(ApiError::bad(text())) } else { Ok(()) }
+    };
     match &wire.prompt {
-        None => return Err(ApiError::bad("`prompt` is missing")),
-        Some(Prompt::Text(text)) => prefix.text(text),
-        Some(Prompt::Ids(ids)) => prefix.ids(ids),
-        Some(Prompt::Texts(texts)) => match texts.as_slice() {
-            [text] => prefix.text(text),
-            _ => return Err(one_prompt(texts.len())),
-        },
-        Some(Prompt::IdLists(lists)) => match lists.as_slice() {
-            [ids] => prefix.ids(ids),
-            _ => return Err(one_prompt(lists.len())),
-        },
+        None => Err(ApiError::bad("`prompt` is missing")),
+        Some(Prompt::Text(one)) => Ok(vec![text(one)]),
+        Some(Prompt::Ids(one)) => Ok(vec![ids(one)]),
+        Some(Prompt::Texts(many)) => few(many.len()).map(|()| many.iter().map(text).collect()),
+        Some(Prompt::IdLists(many)) => few(many.len()).map(|()| many.iter().map(ids).collect()),
     }
-    Ok(prefix.tokens)
-}
-
-fn one_prompt(count: usize) -> ApiError {
-    ApiError::bad(format!("`prompt` holds {count} prompts; this engine takes one per request"))
 }
 
 /// Counts tokens and hashes them block by block; a hash covers all tokens before it.
@@ -291,7 +310,15 @@ mod tests {
             Case { name: "words", chat: false, body: r#"{"prompt":"a b  c\n"}"#, expect: Ok((3, 16)) },
             Case { name: "ids", chat: false, body: r#"{"prompt":[1,2,3,4],"max_tokens":7}"#, expect: Ok((4, 7)) },
             Case { name: "one of many", chat: false, body: r#"{"prompt":[[1,2]]}"#, expect: Ok((2, 16)) },
-            Case { name: "two", chat: false, body: r#"{"prompt":["a","b"]}"#, expect: Err((400, "2 prompts")) },
+            Case { name: "two", chat: false, body: r#"{"prompt":["a","b c"]}"#, expect: Ok((1, 16)) },
+            Case { name: "no prompts", chat: false, body: r#"{"prompt":[]}"#, expect: Err((400, "empty")) },
+            Case { name: "one of two empty", chat: false, body: r#"{"prompt":["a",""]}"#, expect: Err((400, "empty")) },
+            Case {
+                name: "what is not used is taken",
+                chat: false,
+                body: r#"{"prompt":"a","logprobs":null,"tools":[{"type":"function"}],"best_of":1,"repetition_penalty":1.0}"#,
+                expect: Ok((1, 16)),
+            },
             Case {
                 name: "chat",
                 chat: true,
@@ -338,7 +365,10 @@ mod tests {
         ] {
             let got = parse(case.body.as_bytes(), case.chat, "m", &config());
             match (got, case.expect) {
-                (Ok(asked), Ok(expect)) => assert_eq!((asked.input_tokens, asked.max_tokens), expect, "{}", case.name),
+                (Ok(asked), Ok(expect)) => {
+                    let first = asked.prompts.first().map(|prompt| (prompt.input_tokens, prompt.max_tokens));
+                    assert_eq!(first, Some(expect), "{}", case.name);
+                }
                 (Err(error), Err((status, part))) => {
                     assert!(error.status == status && error.message.contains(part), "{}: {error:?}", case.name);
                 }
@@ -348,11 +378,25 @@ mod tests {
     }
 
     #[test]
+    fn several_prompts_are_sized_one_by_one_up_to_a_limit() {
+        let sizes = |prompt: serde_json::Value| {
+            let body = serde_json::json!({ "prompt": prompt }).to_string();
+            let asked = parse(body.as_bytes(), false, "m", &config())?;
+            Ok::<_, ApiError>(asked.prompts.iter().map(|prompt| prompt.input_tokens).collect::<Vec<_>>())
+        };
+        assert_eq!(sizes(serde_json::json!(["a", "b c"])), Ok(vec![1, 2]));
+        assert_eq!(sizes(serde_json::json!([[1, 2, 3], [4]])), Ok(vec![3, 1]));
+        assert_eq!(sizes(serde_json::json!(vec!["a"; MAX_PROMPTS])).map(|all| all.len()), Ok(MAX_PROMPTS));
+        let error = sizes(serde_json::json!(vec!["a"; MAX_PROMPTS + 1])).unwrap_err();
+        assert!(error.message.contains("1025 prompts; send at most 1024"), "{error}");
+    }
+
+    #[test]
     fn equal_beginnings_have_equal_hashes() {
         let config = EngineConfig { prefix_block_tokens: 16, max_model_len: 1000, ..config() };
         let hashes = |text: String| {
             let body = serde_json::json!({ "prompt": text }).to_string();
-            parse(body.as_bytes(), false, "m", &config).unwrap().prefix
+            parse(body.as_bytes(), false, "m", &config).unwrap().prompts.remove(0).prefix
         };
         let (long, short) = (hashes("a ".repeat(40)), hashes(format!("{}b", "a ".repeat(31))));
         assert_eq!((long.len(), short.len()), (2, 2));

@@ -4,6 +4,8 @@ use crate::core::{Core, Opened, Shared};
 use crate::server;
 use crate::settings::{Dialect, EngineSettings};
 use crate::stream::Answer;
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -11,7 +13,9 @@ use loadline_net::Clock;
 use loadline_sim::engine::{self, ConfigError};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -23,6 +27,8 @@ use tokio_util::task::TaskTracker;
 const BACKLOG: u32 = 4096;
 /// How long a client may take to send its next request head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a request head that has begun is still read after a stop (wall time); idle connections close at once.
+const STOP_HEAD_TIMEOUT: Duration = Duration::from_millis(500);
 /// Pause after a failed accept (descriptors are used up), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -262,14 +268,42 @@ async fn accept(
     }
 }
 
+/// An answer that is known to be open until its body is written.
+struct Open {
+    answer: Answer,
+    _open: Arc<()>,
+}
+
+impl Body for Open {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.get_mut().answer).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.answer.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.answer.size_hint()
+    }
+}
+
 async fn connection(shared: Arc<Shared>, stream: TcpStream, stop: CancellationToken, kill: CancellationToken) {
     // Tokens are small writes that must not wait for each other.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
+    let open = Arc::new(());
+    let requests = Arc::downgrade(&open);
     let service = service_fn(move |request| {
-        let shared = shared.clone();
-        async move { Ok::<http::Response<Answer>, Infallible>(server::serve(shared, request).await) }
+        let (shared, open) = (shared.clone(), open.clone());
+        async move {
+            let answer = server::serve(shared, request).await;
+            Ok::<http::Response<Open>, Infallible>(answer.map(|answer| Open { answer, _open: open }))
+        }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -277,6 +311,9 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, stop: CancellationTo
         .serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
     let mut stopping = false;
+    let head_timeout = tokio::time::sleep(STOP_HEAD_TIMEOUT);
+    let mut head_timeout = std::pin::pin!(head_timeout);
+    let mut heads_read = false;
     loop {
         tokio::select! {
             ended = serving.as_mut() => {
@@ -288,6 +325,14 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, stop: CancellationTo
             () = stop.cancelled(), if !stopping => {
                 stopping = true;
                 serving.as_mut().graceful_shutdown();
+                head_timeout.as_mut().reset(tokio::time::Instant::now() + STOP_HEAD_TIMEOUT);
+            }
+            () = head_timeout.as_mut(), if stopping && !heads_read => {
+                heads_read = true;
+                // the service holds one; more are requests being answered, which are waited for
+                if requests.strong_count() <= 1 {
+                    return;
+                }
             }
             () = kill.cancelled() => return,
         }

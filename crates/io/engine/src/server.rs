@@ -1,10 +1,10 @@
 //! Listening, routing, and the answers.
 
-use crate::api::{self, ApiError, Asked};
+use crate::api::{self, ApiError, Asked, Sized};
 use crate::core::{Kind, Shared};
 use crate::http_guard::HttpGuard;
 use crate::settings::Dialect;
-use crate::stream::{Answer, CancelOnDrop, Chunks, TOKEN_TEXT, TokenStream};
+use crate::stream::{Answer, CancelOnDrop, Choice, Chunks, Slot, TOKEN_TEXT, TokenStream};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -183,39 +183,66 @@ async fn generate(
     };
     drop(body);
     let number = shared.next_number();
-    let (output_tokens, stops) = output_length(&asked, settings.seed, number, settings.mean_output_tokens);
-    let kind =
-        Kind { chat, stream: asked.stream, max_tokens: asked.max_tokens, input_tokens: asked.input_tokens, stops };
-    let wanted = loadline_sim::engine::Request {
-        input_tokens: asked.input_tokens,
-        output_tokens,
-        prefix: asked.prefix.as_slice().into(),
-    };
-    let (id, slot) = match shared.submit(wanted, kind) {
-        Ok(submitted) => submitted,
-        Err(refusal) => return Err((refused(&refusal), guard)),
-    };
-    let mut cancel = CancelOnDrop { shared: shared.clone(), id: Some(id) };
-    let text = Text::new(shared, chat, number, stops);
+    let mut parts = Vec::with_capacity(asked.prompts.len());
+    for (index, prompt) in asked.prompts.iter().enumerate() {
+        let number = if index == 0 { number } else { shared.next_number() };
+        match submit(shared, &asked, prompt, chat, number) {
+            Ok(part) => parts.push(part),
+            // those before it are cancelled as they are dropped
+            Err(refusal) => return Err((refused(&refusal), guard)),
+        }
+    }
+    let text = Text::new(shared, chat, number);
     if asked.stream {
-        let chunks = text.chunks(&asked, output_tokens);
-        let stream = TokenStream { slot, chunks, output_tokens, sent: 0, done: false, cancel, guard };
+        let closing = if asked.include_usage { text.usage_event(&parts) } else { String::new() };
+        let choices = parts.into_iter().enumerate().map(|(index, part)| part.streamed(&text, index)).collect();
+        let stream = TokenStream { choices, closing, done: false, guard };
         let mut response = Response::new(Answer::Stream(Box::new(stream)));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
         return Ok(response);
     }
-    let produced = slot.ended().await;
-    cancel.id = None;
-    if produced < output_tokens {
-        return Err((
-            ApiError::new(503, "ServiceUnavailableError", "the engine stopped before the answer was complete"),
-            guard,
-        ));
+    for part in &mut parts {
+        let produced = part.slot.ended().await;
+        part.cancel.id = None;
+        if produced < part.output_tokens {
+            return Err((
+                ApiError::new(503, "ServiceUnavailableError", "the engine stopped before the answer was complete"),
+                guard,
+            ));
+        }
     }
-    let body = text.whole(asked.input_tokens, produced, slot.cached_tokens());
+    let body = text.whole(&parts);
     guard.response_bytes = u64::try_from(body.len()).unwrap_or(u64::MAX);
     guard.end();
     Ok(reply(200, JSON, body))
+}
+
+/// One prompt in the engine, and what becomes of it.
+struct Part {
+    slot: Arc<Slot>,
+    input_tokens: u32,
+    output_tokens: u32,
+    reason: &'static str,
+    cancel: CancelOnDrop,
+}
+
+impl Part {
+    fn streamed(self, text: &Text, index: usize) -> Choice {
+        let chunks = text.chunks(index, self.reason);
+        let Self { slot, output_tokens, cancel, .. } = self;
+        Choice { slot, chunks, output_tokens, sent: 0, done: false, cancel }
+    }
+}
+
+fn submit(shared: &Arc<Shared>, asked: &Asked, prompt: &Sized, chat: bool, number: u64) -> Result<Part, Refusal> {
+    let settings = &shared.settings;
+    let (output_tokens, stops) = output_length(asked, prompt, (settings.seed, number), settings.mean_output_tokens);
+    let &Sized { input_tokens, max_tokens, ref prefix } = prompt;
+    let kind = Kind { chat, stream: asked.stream, max_tokens, input_tokens, stops };
+    let wanted = loadline_sim::engine::Request { input_tokens, output_tokens, prefix: prefix.as_slice().into() };
+    let (id, slot) = shared.submit(wanted, kind)?;
+    let cancel = CancelOnDrop { shared: shared.clone(), id: Some(id) };
+    Ok(Part { slot, input_tokens, output_tokens, reason: if stops { "stop" } else { "length" }, cancel })
 }
 
 fn refused(refusal: &Refusal) -> ApiError {
@@ -232,9 +259,9 @@ fn refused(refusal: &Refusal) -> ApiError {
 
 /// How many tokens the answer will have, and whether it ends by itself. With `ignore_eos` all that were allowed; else
 /// exponentially distributed, by seed and request number, from `min_tokens` (at least 1) up to `max_tokens`.
-fn output_length(asked: &Asked, seed: u64, number: u64, mean: u32) -> (u32, bool) {
+fn output_length(asked: &Asked, prompt: &Sized, (seed, number): (u64, u64), mean: u32) -> (u32, bool) {
     if asked.ignore_eos {
-        return (asked.max_tokens, false);
+        return (prompt.max_tokens, false);
     }
     // SplitMix64 of (seed, number): independent of the order in which requests are answered.
     let mut bits = seed.wrapping_add(number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -243,7 +270,7 @@ fn output_length(asked: &Asked, seed: u64, number: u64, mean: u32) -> (u32, bool
     bits ^= bits >> 31;
     let unit = (num::u64_to_f64(bits >> 11) + 0.5) / 9_007_199_254_740_992.0;
     let drawn = num::f64_to_u32_trunc(-unit.ln() * f64::from(mean)).saturating_add(1).max(asked.min_tokens);
-    if drawn <= asked.max_tokens { (drawn, true) } else { (asked.max_tokens, false) }
+    if drawn <= prompt.max_tokens { (drawn, true) } else { (prompt.max_tokens, false) }
 }
 
 /// The constant parts of one answer.
@@ -252,11 +279,10 @@ struct Text {
     id: String,
     created: i64,
     model: String,
-    reason: &'static str,
 }
 
 impl Text {
-    fn new(shared: &Shared, chat: bool, number: u64, stops: bool) -> Self {
+    fn new(shared: &Shared, chat: bool, number: u64) -> Self {
         let settings = &shared.settings;
         let unique = settings.seed.rotate_left(32) ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let prefix = if chat { "chatcmpl" } else { "cmpl" };
@@ -265,7 +291,6 @@ impl Text {
             id: format!("{prefix}-{unique:016x}"),
             created: shared.clock.now().as_nanos() / 1_000_000_000,
             model: serde_json::Value::from(settings.model.as_str()).to_string(),
-            reason: if stops { "stop" } else { "length" },
         }
     }
 
@@ -278,56 +303,66 @@ impl Text {
         )
     }
 
-    fn choice(&self, delta: &str, reason: Option<&str>) -> String {
+    fn choice(&self, index: usize, delta: &str, reason: Option<&str>) -> String {
         let reason = reason.map_or("null".to_owned(), |reason| format!("\"{reason}\""));
         if self.chat {
-            format!("{{\"index\":0,\"delta\":{{{delta}}},\"logprobs\":null,\"finish_reason\":{reason}}}")
+            format!("{{\"index\":{index},\"delta\":{{{delta}}},\"logprobs\":null,\"finish_reason\":{reason}}}")
         } else {
             format!(
-                "{{\"index\":0,\"text\":\"{TOKEN_TEXT}\",\"logprobs\":null,\"finish_reason\":{reason},\"stop_reason\":null}}"
+                "{{\"index\":{index},\"text\":\"{TOKEN_TEXT}\",\"logprobs\":null,\"finish_reason\":{reason},\"stop_reason\":null}}"
             )
         }
     }
 
-    fn chunks(&self, asked: &Asked, output_tokens: u32) -> Chunks {
+    fn usage_event(&self, parts: &[Part]) -> String {
+        self.event("", &format!(",\"usage\":{}", usage(parts, false)))
+    }
+
+    fn chunks(&self, index: usize, reason: &str) -> Chunks {
         let content = format!("\"content\":\"{TOKEN_TEXT}\"");
         let opening = if self.chat {
-            self.event(&self.choice("\"role\":\"assistant\",\"content\":\"\"", None), "")
-        } else {
-            String::new()
-        };
-        let closing = if asked.include_usage {
-            self.event("", &format!(",\"usage\":{}", usage(asked.input_tokens, output_tokens, None)))
+            self.event(&self.choice(index, "\"role\":\"assistant\",\"content\":\"\"", None), "")
         } else {
             String::new()
         };
         Chunks {
             opening,
-            token: self.event(&self.choice(&content, None), ""),
-            last: self.event(&self.choice(&content, Some(self.reason)), ""),
-            closing,
+            token: self.event(&self.choice(index, &content, None), ""),
+            last: self.event(&self.choice(index, &content, Some(reason)), ""),
         }
     }
 
-    fn whole(&self, input_tokens: u32, output_tokens: u32, cached_tokens: u32) -> String {
-        let text = TOKEN_TEXT.repeat(usize::try_from(output_tokens).unwrap_or(0));
-        let (object, content) = if self.chat {
-            ("chat.completion", format!("\"message\":{{\"role\":\"assistant\",\"content\":\"{text}\"}}"))
-        } else {
-            ("text_completion", format!("\"text\":\"{text}\""))
+    fn whole(&self, parts: &[Part]) -> String {
+        let choice = |(index, part): (usize, &Part)| {
+            let text = TOKEN_TEXT.repeat(usize::try_from(part.output_tokens).unwrap_or(0));
+            let content = if self.chat {
+                format!("\"message\":{{\"role\":\"assistant\",\"content\":\"{text}\"}}")
+            } else {
+                format!("\"text\":\"{text}\"")
+            };
+            let reason = part.reason;
+            format!(
+                "{{\"index\":{index},{content},\"logprobs\":null,\"finish_reason\":\"{reason}\",\"stop_reason\":null}}"
+            )
         };
-        let Self { id, created, model, reason, .. } = self;
-        let usage = usage(input_tokens, output_tokens, Some(cached_tokens).filter(|cached| *cached > 0));
+        let choices = parts.iter().enumerate().map(choice).collect::<Vec<_>>().join(",");
+        let object = if self.chat { "chat.completion" } else { "text_completion" };
+        let Self { id, created, model, .. } = self;
+        let usage = usage(parts, true);
         format!(
-            "{{\"id\":\"{id}\",\"object\":\"{object}\",\"created\":{created},\"model\":{model},\"choices\":[{{\"index\":0,\
-             {content},\"logprobs\":null,\"finish_reason\":\"{reason}\",\"stop_reason\":null}}],\"usage\":{usage}}}"
+            "{{\"id\":\"{id}\",\"object\":\"{object}\",\"created\":{created},\"model\":{model},\
+             \"choices\":[{choices}],\"usage\":{usage}}}"
         )
     }
 }
 
-fn usage(input: u32, output: u32, cached: Option<u32>) -> String {
+/// The sums over all choices; what came from the prefix cache is known at the end only.
+fn usage(parts: &[Part], ended: bool) -> String {
+    let sum = |of: fn(&Part) -> u32| parts.iter().map(|part| u64::from(of(part))).sum::<u64>();
+    let (input, output) = (sum(|part| part.input_tokens), sum(|part| part.output_tokens));
+    let cached = Some(sum(|part| part.slot.cached_tokens())).filter(|cached| ended && *cached > 0);
     let details = cached.map_or("null".to_owned(), |cached| format!("{{\"cached_tokens\":{cached}}}"));
-    let total = u64::from(input) + u64::from(output);
+    let total = input + output;
     format!(
         "{{\"prompt_tokens\":{input},\"total_tokens\":{total},\"completion_tokens\":{output},\
          \"prompt_tokens_details\":{details}}}"

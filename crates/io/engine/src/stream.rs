@@ -101,7 +101,7 @@ impl Drop for CancelOnDrop {
     }
 }
 
-/// The parts of a streamed answer, made once per request.
+/// The texts of one streamed choice, made once.
 #[derive(Debug)]
 pub(crate) struct Chunks {
     /// Before the first token.
@@ -110,31 +110,38 @@ pub(crate) struct Chunks {
     pub(crate) token: String,
     /// The last token.
     pub(crate) last: String,
-    /// After it, without the end mark.
-    pub(crate) closing: String,
 }
 
-/// A server-sent event stream with one chunk per token.
+/// One choice of an answer.
 #[derive(Debug)]
-pub(crate) struct TokenStream {
+pub(crate) struct Choice {
     pub(crate) slot: Arc<Slot>,
     pub(crate) chunks: Chunks,
     pub(crate) output_tokens: u32,
     pub(crate) sent: u32,
     pub(crate) done: bool,
     pub(crate) cancel: CancelOnDrop,
+}
+
+/// A server-sent event stream with one chunk per token; the chunks of several choices come as they are produced.
+#[derive(Debug)]
+pub(crate) struct TokenStream {
+    pub(crate) choices: Vec<Choice>,
+    /// After all choices, without the end mark.
+    pub(crate) closing: String,
+    pub(crate) done: bool,
     /// Ends the request in the server's own counts when the stream ends.
     pub(crate) guard: HttpGuard,
 }
 
-impl TokenStream {
-    fn text(&mut self, produced: u32, ended: bool) -> Bytes {
+impl Choice {
+    fn text(&mut self, produced: u32, ended: bool, out: &mut BytesMut) {
         let most = self.sent.saturating_add(MAX_TOKENS_PER_WRITE);
         let (produced, ended) = if produced > most { (most, false) } else { (produced, ended) };
         let due = usize::try_from(produced.saturating_sub(self.sent)).unwrap_or(0);
         let chunk = self.chunks.token.len();
-        let extra = self.chunks.opening.len() + self.chunks.last.len() + self.chunks.closing.len();
-        let mut out = BytesMut::with_capacity(due.saturating_mul(chunk).saturating_add(extra));
+        let extra = self.chunks.opening.len() + self.chunks.last.len();
+        out.reserve(due.saturating_mul(chunk).saturating_add(extra));
         if self.sent == 0 && produced > 0 {
             out.extend_from_slice(self.chunks.opening.as_bytes());
         }
@@ -146,13 +153,31 @@ impl TokenStream {
         if ended {
             self.done = true;
             self.cancel.id = None;
-            if self.sent >= self.output_tokens {
-                out.extend_from_slice(self.chunks.closing.as_bytes());
+        }
+    }
+}
+
+impl TokenStream {
+    fn poll(&mut self, cx: &Context<'_>) -> Poll<Option<Bytes>> {
+        let mut out = BytesMut::new();
+        for choice in self.choices.iter_mut().filter(|choice| !choice.done) {
+            if let Poll::Ready((produced, ended)) = choice.slot.poll(choice.sent, cx) {
+                choice.text(produced, ended, &mut out);
+            }
+        }
+        if self.choices.iter().all(|choice| choice.done) {
+            self.done = true;
+            if self.choices.iter().all(|choice| choice.sent >= choice.output_tokens) {
+                out.extend_from_slice(self.closing.as_bytes());
                 out.extend_from_slice(b"data: [DONE]\n\n");
             }
             self.guard.end();
         }
-        out.freeze()
+        match (out.is_empty(), self.done) {
+            (false, _) => Poll::Ready(Some(out.freeze())),
+            (true, true) => Poll::Ready(None),
+            (true, false) => Poll::Pending,
+        }
     }
 }
 
@@ -176,9 +201,7 @@ impl Body for Answer {
                 if stream.done {
                     return Poll::Ready(None);
                 }
-                let (produced, ended) = std::task::ready!(stream.slot.poll(stream.sent, cx));
-                let text = stream.text(produced, ended);
-                Poll::Ready(if text.is_empty() { None } else { Some(Ok(Frame::data(text))) })
+                stream.poll(cx).map(|text| text.map(|text| Ok(Frame::data(text))))
             }
         }
     }

@@ -16,9 +16,10 @@ const WORDS: [&str; 32] = [
 const UNIT_BYTES: usize = 5;
 /// Words and token ids in the buffers.
 const UNITS: usize = 1 << 16;
-/// Token ids are four digits, from here on: clear of the special tokens that vocabularies keep at their start.
+/// Token ids are four digits, from here on: clear of the special tokens that vocabularies keep at their start, and inside
+/// a vocabulary of 1,024, the smallest that test models have.
 const FIRST_TOKEN_ID: usize = 1_000;
-const TOKEN_IDS: usize = 9_000;
+const TOKEN_IDS: usize = 24;
 /// Odd, near 2^64 divided by the golden ratio: spreads consecutive numbers over the buffer (Knuth, TAOCP 3, 6.4).
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 

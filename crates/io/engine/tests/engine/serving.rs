@@ -52,6 +52,63 @@ async fn whole_answers_have_usage_and_both_apis_agree_on_sizes() {
 }
 
 #[tokio::test]
+async fn several_prompts_give_one_choice_each() {
+    let engine = start(settings()).await;
+    let address = engine.local_addr();
+    let mut body = json!({ "prompt": ["a", "b c", "d e f"], "max_tokens": 4, "ignore_eos": true });
+    let answer = post(address, "/v1/completions", body.clone()).await.json();
+    let choices = answer["choices"].as_array().unwrap();
+    for (index, choice) in choices.iter().enumerate() {
+        assert_eq!((&choice["index"], &choice["text"]), (&json!(index), &json!(" tok tok tok tok")));
+    }
+    let sums = |usage: &serde_json::Value| (usage["prompt_tokens"].clone(), usage["completion_tokens"].clone());
+    assert_eq!((choices.len(), sums(&answer["usage"])), (3, (json!(6), json!(12))));
+
+    body["stream"] = json!(true);
+    body["stream_options"] = json!({ "include_usage": true });
+    let events = post(address, "/v1/completions", body).await.events();
+    assert_eq!(events.len(), 3 * 4 + 1);
+    assert_eq!(sums(&events[12]["usage"]), (json!(6), json!(12)));
+    for index in 0..3 {
+        let of_it = |event: &&serde_json::Value| event["choices"][0]["index"] == index;
+        let reasons: Vec<_> = events[..12].iter().filter(of_it).map(|e| &e["choices"][0]["finish_reason"]).collect();
+        assert_eq!(reasons, [&json!(null), &json!(null), &json!(null), &json!("length")]);
+    }
+    assert_eq!(engine.counters().finished, 6, "each prompt is a request to the engine");
+
+    // one that does not fit refuses all, and nothing of them is left
+    let huge = "a ".repeat(200_000);
+    let answer = post(address, "/v1/completions", json!({ "prompt": ["a", huge] })).await;
+    assert!(answer.status == 400 && answer.body.contains("maximum context length"), "{}", answer.status);
+    assert_eq!(engine.gauges().used_blocks, 0);
+}
+
+/// What `vllm bench serve` and `sglang.bench_serving --backend vllm` send.
+#[tokio::test]
+async fn the_requests_of_the_engines_own_benchmarks_are_answered() {
+    let engine = start(settings()).await;
+    let address = engine.local_addr();
+    assert_eq!(get(address, "/v1/models").await.json()["data"][0]["id"], "tiny-llama");
+    assert_eq!(get(address, "/health").await.status, 200);
+    let prompt = "word ".repeat(3_000);
+    for extra in [
+        json!({ "temperature": 0.0, "repetition_penalty": 1.0, "logprobs": null, "stream_options": { "include_usage": true } }),
+        json!({ "temperature": 0.0, "best_of": 1, "stream_options": { "include_usage": true } }),
+        json!({ "temperature": 0.0, "top_p": 1.0, "logprobs": 1, "seed": 7, "user": "x",
+            "stream_options": { "include_usage": true, "continuous_usage_stats": false } }),
+    ] {
+        let mut body =
+            json!({ "model": "tiny-llama", "prompt": prompt, "max_tokens": 7, "stream": true, "ignore_eos": true });
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let events = post(address, "/v1/completions", body).await.events();
+        assert_eq!(events.len(), 8);
+        assert!(events[..7].iter().all(|event| event["choices"][0]["text"] == " tok"));
+        assert_eq!(events[7]["usage"]["completion_tokens"], 7);
+        assert_eq!(events[7]["usage"]["prompt_tokens"], 3_000);
+    }
+}
+
+#[tokio::test]
 async fn without_ignore_eos_lengths_are_drawn_from_the_seed() {
     let lengths = |seed: u64| async move {
         let engine = start(EngineSettings { seed, mean_output_tokens: 20, ..settings() }).await;
@@ -174,6 +231,32 @@ async fn shutdown_finishes_what_is_in_flight_and_cuts_only_after_its_timeout() {
     until(&engine, |engine| engine.counters().generation_tokens > 0).await;
     assert!(!engine.shutdown().await);
     assert!(!receive(open).await.body.contains("[DONE]"));
+}
+
+/// A pool's idle connections, an unused one and half a head do not hold a stop up; a request in flight does.
+#[tokio::test]
+async fn only_requests_in_flight_are_waited_for() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let engine = start(settings()).await;
+    let address = engine.local_addr();
+    let mut idle = TcpStream::connect(address).await.unwrap();
+    idle.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    assert!(idle.read(&mut [0; 4096]).await.unwrap() > 0);
+    let unused = TcpStream::connect(address).await.unwrap();
+    let mut half = TcpStream::connect(address).await.unwrap();
+    half.write_all(b"GET /health HTTP/1.1\r\nho").await.unwrap();
+    let open = send(address, "POST", "/v1/completions", &completion(10, 8_000).to_string()).await;
+    until(&engine, |engine| engine.counters().generation_tokens > 0).await;
+    let stopping = tokio::spawn(engine.shutdown());
+    let ends = |mut stream: TcpStream| async move {
+        let end = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut [0; 64])).await;
+        assert!(matches!(end, Ok(Ok(0) | Err(_))), "{end:?}");
+    };
+    ends(idle).await;
+    ends(unused).await;
+    ends(half).await;
+    assert_eq!(receive(open).await.events().len(), 8_000);
+    assert!(stopping.await.unwrap());
 }
 
 #[tokio::test]
