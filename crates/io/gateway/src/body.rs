@@ -7,7 +7,7 @@ use http::StatusCode;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 
 /// Room is reserved in steps of this size when the length is not known.
@@ -28,8 +28,9 @@ impl Kept {
     }
 }
 
-/// Reads a body of at most `limit` bytes.
+/// Reads a body of at most `limit` bytes. What would never fit into the room is too large as well.
 pub(crate) async fn read(shared: &Arc<Shared>, mut incoming: Incoming, limit: u64) -> Result<Kept, Refusal> {
+    let limit = limit.min(u64::from(shared.room_total).saturating_mul(PERMIT_BYTES));
     let hint = incoming.size_hint();
     let exact = hint.exact();
     if hint.lower() > limit {
@@ -42,7 +43,8 @@ pub(crate) async fn read(shared: &Arc<Shared>, mut incoming: Incoming, limit: u6
     let mut gathered = BytesMut::new();
     let mut reserved = exact.unwrap_or(0);
     let mut size = 0_u64;
-    while let Some(data) = next_chunk(&mut incoming, shared.settings.body_read_timeout).await? {
+    let mut pace = Pace::new(shared);
+    while let Some(data) = next_chunk(&mut incoming, pace.patience(size)).await? {
         let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
         size = size.saturating_add(length);
         if size > limit {
@@ -53,8 +55,11 @@ pub(crate) async fn read(shared: &Arc<Shared>, mut incoming: Incoming, limit: u6
             return Ok(kept);
         }
         while exact.is_none() && reserved < size {
-            reserve(shared, &mut kept.room, STEP_BYTES).await?;
-            reserved = reserved.saturating_add(STEP_BYTES);
+            let step = STEP_BYTES.min(limit.saturating_sub(reserved));
+            let before = Instant::now();
+            reserve(shared, &mut kept.room, step).await?;
+            pace.pause(before.elapsed());
+            reserved = reserved.saturating_add(step);
         }
         if gathered.is_empty() {
             let first = exact.unwrap_or(length).min(FIRST_BYTES).max(length);
@@ -64,6 +69,30 @@ pub(crate) async fn read(shared: &Arc<Shared>, mut incoming: Incoming, limit: u6
     }
     kept.bytes = gathered.freeze();
     Ok(kept)
+}
+
+/// How long the next bytes of a body may take: a silence is bounded, and so is a trickle that holds room for hours.
+struct Pace {
+    silence: Duration,
+    rate: u64,
+    started: Instant,
+}
+
+impl Pace {
+    fn new(shared: &Shared) -> Self {
+        let settings = &shared.settings;
+        Self { silence: settings.body_read_timeout, rate: settings.min_body_rate.max(1), started: Instant::now() }
+    }
+
+    /// Our own waiting is not the client's.
+    fn pause(&mut self, span: Duration) {
+        self.started += span;
+    }
+
+    fn patience(&self, size: u64) -> Duration {
+        let in_all = self.silence.saturating_add(Duration::from_secs(size / self.rate));
+        in_all.saturating_sub(self.started.elapsed()).min(self.silence)
+    }
 }
 
 async fn next_chunk(incoming: &mut Incoming, limit: Duration) -> Result<Option<Bytes>, Refusal> {
@@ -76,7 +105,7 @@ async fn next_chunk(incoming: &mut Incoming, limit: Duration) -> Result<Option<B
                 return Err(Refusal::new(StatusCode::BAD_REQUEST, "body_incomplete", message).closing());
             }
             Err(_) => {
-                let message = format!("no byte of the body came for {} s", limit.as_secs());
+                let message = "the body came too slowly or not at all; send it faster";
                 return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message).closing());
             }
         };

@@ -16,6 +16,14 @@ pub(crate) enum Dialect {
 }
 
 impl Dialect {
+    /// What stands before the last event of a stream that ends with an error.
+    pub(crate) const fn event_name(self) -> &'static [u8] {
+        match self {
+            Self::OpenAi => b"",
+            Self::Anthropic => b"event: error\n",
+        }
+    }
+
     pub(crate) fn of_path(path: &str) -> Self {
         if path.starts_with("/v1/messages") { Self::Anthropic } else { Self::OpenAi }
     }
@@ -90,6 +98,7 @@ impl Refusal {
             }
         };
         let dropped = match rejection.reason {
+            Reason::QueueFull if rejection.cold => Some("rejected-no-endpoints"),
             Reason::QueueFull => Some("rejected-saturated"),
             Reason::SaturatedTimeout => Some("rejected-ttl-expired"),
             Reason::ColdTimeout | Reason::NoCapacity => Some("rejected-no-endpoints"),
@@ -134,8 +143,7 @@ impl Refusal {
     /// The error as the last event of a stream whose status is already sent.
     pub(crate) fn event(&self, dialect: Dialect) -> Bytes {
         let body = self.body(dialect);
-        let name: &[u8] = if dialect == Dialect::Anthropic { b"event: error\n" } else { b"" };
-        Bytes::from([name, b"data: ", &body, b"\n\n"].concat())
+        Bytes::from([dialect.event_name(), b"data: ", &body, b"\n\n"].concat())
     }
 
     /// The headers that say more than the status.

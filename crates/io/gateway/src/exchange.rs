@@ -2,18 +2,20 @@
 
 use crate::body::Kept;
 use crate::error::Refusal;
+use crate::metrics::QueueOutcome;
 use crate::model::{Grant, Lease, Letter, Model, Ticket};
 use crate::reply::Forward;
 use crate::shared::Shared;
 use crate::upstream::{AttemptError, Outgoing, Wire};
 use http::response::Parts;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use hyper::body::Incoming;
 use loadline_base::{Timestamp, num};
 use loadline_hold::{Arrival, Failure, Retry};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 /// Bodies up to this size are copied out of the connection's buffer while they wait.
@@ -44,10 +46,11 @@ pub(crate) async fn run(shared: Arc<Shared>, mut ready: Ready, ticket: Arc<Ticke
         Ok(key) => key,
         Err(rejection) => {
             model.metrics.dropped(rejection.reason);
+            model.metrics.queue(QueueOutcome::of_arrival(&rejection)).observe(0.0);
             return Err(Refusal::of_hold(&rejection, model.id.as_str()));
         }
     };
-    let mut lease = Lease::new(Arc::clone(&shared), Arc::clone(&model), key);
+    let mut lease = Lease::new(Arc::clone(&shared), Arc::clone(&model), key, ready.read);
     let mut letter = std::future::poll_fn(|cx| {
         Poll::Ready(match ticket.poll_letter(cx) {
             Poll::Ready(letter) => Some(letter),
@@ -67,10 +70,15 @@ pub(crate) async fn run(shared: Arc<Shared>, mut ready: Ready, ticket: Arc<Ticke
             Letter::Grant(grant) => grant,
             Letter::Requeued => continue,
             Letter::Reject(rejection) => {
-                model.metrics.dropped(rejection.reason);
+                lease.refused(&rejection);
                 return Err(Refusal::of_hold(&rejection, model.id.as_str()));
             }
         };
+        lease.dispatch(grant.waited);
+        if ticket.committed.load(Ordering::Relaxed) {
+            // The stream's head is sent, so that no coding can be announced any more.
+            ready.outgoing.headers.remove(header::ACCEPT_ENCODING);
+        }
         if grant.attempt == 1 {
             let own = shared.clock.now().since(ready.read.plus(grant.waited));
             model.metrics.overhead_seconds.observe(own.as_secs_f64());
@@ -89,13 +97,17 @@ pub(crate) async fn run(shared: Arc<Shared>, mut ready: Ready, ticket: Arc<Ticke
                         Retry::Over(_) => {}
                     }
                 }
+                // Given up in the very moment its head came: a letter says what now.
+                if !model.first_byte(&shared, key, &ticket) {
+                    continue;
+                }
                 return Ok(answered(lease, ready, grant, answer, wire));
             }
             Outcome::Failed(failure) => match model.failed(&shared, key, grant.attempt, failure) {
                 Retry::Held => model.metrics.retried(failure),
                 Retry::Stale => {}
                 Retry::Over(rejection) => {
-                    model.metrics.dropped(rejection.reason);
+                    lease.refused(&rejection);
                     return Err(Refusal::of_hold(&rejection, model.id.as_str()));
                 }
             },
@@ -141,11 +153,9 @@ async fn attempt(shared: &Shared, ready: &Ready, grant: &Grant, ticket: &Ticket)
 }
 
 fn answered(lease: Lease, ready: Ready, grant: Grant, answer: Response<Incoming>, wire: Wire) -> Answer {
-    lease.model.first_byte(&lease.shared, lease.key);
     let metrics = &lease.model.metrics;
     let now = lease.shared.clock.now();
-    metrics.queue_seconds.observe(grant.waited.as_secs_f64());
-    metrics.first_byte_seconds.observe(now.since(ready.started).as_secs_f64());
+    metrics.first_byte(ready.arrival.streamed).observe(now.since(ready.started).as_secs_f64());
     if grant.cold {
         metrics.cold_start_seconds.observe(grant.waited.as_secs_f64());
     }

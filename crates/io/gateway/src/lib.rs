@@ -26,7 +26,8 @@ mod server;
 mod service;
 mod settings;
 mod shared;
+mod stall;
 mod upstream;
 
 pub use server::{Gateway, GatewayError, GatewayHandle};
-pub use settings::{GatewaySettings, ModelSettings};
+pub use settings::{GatewaySettings, ModelSettings, PageSource, ProcessPages};

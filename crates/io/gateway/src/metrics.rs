@@ -1,7 +1,7 @@
 //! Counters, each reached without a lock or a look-up.
 
 use http::StatusCode;
-use loadline_hold::{Failure, Reason};
+use loadline_hold::{Failure, Reason, Rejection};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A number that only grows.
@@ -53,6 +53,10 @@ impl Histogram {
         self.micros.fetch_add(loadline_base::num::f64_to_u64_trunc(seconds * 1e6), Ordering::Relaxed);
     }
 
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
     /// The cumulative buckets with their upper ends, the count, and the sum.
     pub(crate) fn read(&self) -> (Vec<(f64, u64)>, u64, f64) {
         let mut total = 0;
@@ -69,6 +73,61 @@ impl Histogram {
     }
 }
 
+/// What became of a request in the queue, in the endpoint picker's words (`reference/gateway.md` 3.1); one for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum QueueOutcome {
+    Dispatched,
+    RejectedCapacity,
+    RejectedNoEndpoints,
+    RejectedOther,
+    EvictedTtl,
+    EvictedContextCancelled,
+    EvictedOther,
+}
+
+impl QueueOutcome {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Dispatched,
+        Self::RejectedCapacity,
+        Self::RejectedNoEndpoints,
+        Self::RejectedOther,
+        Self::EvictedTtl,
+        Self::EvictedContextCancelled,
+        Self::EvictedOther,
+    ];
+
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Dispatched => "Dispatched",
+            Self::RejectedCapacity => "RejectedCapacity",
+            Self::RejectedNoEndpoints => "RejectedNoEndpoints",
+            Self::RejectedOther => "RejectedOther",
+            Self::EvictedTtl => "EvictedTTL",
+            Self::EvictedContextCancelled => "EvictedContextCancelled",
+            Self::EvictedOther => "EvictedOther",
+        }
+    }
+
+    /// Of a request refused on arrival.
+    pub(crate) const fn of_arrival(rejection: &Rejection) -> Self {
+        match rejection.reason {
+            Reason::QueueFull | Reason::SaturatedTimeout if !rejection.cold => Self::RejectedCapacity,
+            Reason::QueueFull | Reason::SaturatedTimeout | Reason::ColdTimeout | Reason::NoCapacity => {
+                Self::RejectedNoEndpoints
+            }
+            Reason::Draining | Reason::UpstreamReset => Self::RejectedOther,
+        }
+    }
+
+    /// Of a request refused after it was held.
+    pub(crate) const fn of_held(reason: Reason) -> Self {
+        match reason {
+            Reason::SaturatedTimeout | Reason::ColdTimeout => Self::EvictedTtl,
+            Reason::QueueFull | Reason::NoCapacity | Reason::Draining | Reason::UpstreamReset => Self::EvictedOther,
+        }
+    }
+}
+
 /// The counters of one model.
 #[derive(Debug, Default)]
 pub(crate) struct ModelMetrics {
@@ -81,8 +140,9 @@ pub(crate) struct ModelMetrics {
     pub(crate) retries_reset: Counter,
     pub(crate) retries_unavailable: Counter,
     pub(crate) drops: [Counter; Reason::ALL.len()],
-    pub(crate) queue_seconds: Histogram,
-    pub(crate) first_byte_seconds: Histogram,
+    queue_seconds: [Histogram; QueueOutcome::ALL.len()],
+    /// Answers that are not streamed, and those that are.
+    pub(crate) first_byte_seconds: [Histogram; 2],
     pub(crate) request_seconds: Histogram,
     pub(crate) cold_start_seconds: Histogram,
     /// Our own time between a request read and its first attempt, without the time held.
@@ -91,6 +151,39 @@ pub(crate) struct ModelMetrics {
 }
 
 impl ModelMetrics {
+    /// The times held of requests with this outcome.
+    pub(crate) const fn queue(&self, outcome: QueueOutcome) -> &Histogram {
+        let [dispatched, full, no_endpoints, refused, ttl, cancelled, other] = &self.queue_seconds;
+        match outcome {
+            QueueOutcome::Dispatched => dispatched,
+            QueueOutcome::RejectedCapacity => full,
+            QueueOutcome::RejectedNoEndpoints => no_endpoints,
+            QueueOutcome::RejectedOther => refused,
+            QueueOutcome::EvictedTtl => ttl,
+            QueueOutcome::EvictedContextCancelled => cancelled,
+            QueueOutcome::EvictedOther => other,
+        }
+    }
+
+    /// The times to the head of answers that are streamed, or of those that are not.
+    pub(crate) const fn first_byte(&self, streamed: bool) -> &Histogram {
+        let [whole, chunks] = &self.first_byte_seconds;
+        if streamed { chunks } else { whole }
+    }
+
+    /// Requests that ended with an error of the gateway, by the endpoint picker's `error_code`.
+    pub(crate) fn errors(&self) -> [(&'static str, u64); 3] {
+        let drops = |reasons: &[Reason]| -> u64 {
+            let known = Reason::ALL.iter().zip(&self.drops).filter(|(reason, _)| reasons.contains(reason));
+            known.map(|(_, counter)| counter.get()).sum()
+        };
+        [
+            ("InferencePoolResourceExhausted", drops(&[Reason::QueueFull, Reason::SaturatedTimeout])),
+            ("ServiceUnavailable", drops(&[Reason::ColdTimeout, Reason::NoCapacity, Reason::Draining])),
+            ("ModelServerError", drops(&[Reason::UpstreamReset]) + self.timeouts.get() + self.broken.get()),
+        ]
+    }
+
     pub(crate) fn dropped(&self, reason: Reason) {
         if let Some((_, counter)) = Reason::ALL.iter().zip(&self.drops).find(|(known, _)| **known == reason) {
             counter.add(1);
@@ -103,11 +196,6 @@ impl ModelMetrics {
             Failure::Reset => self.retries_reset.add(1),
             Failure::Unavailable => self.retries_unavailable.add(1),
         }
-    }
-
-    /// Requests that ended with an error of the gateway.
-    pub(crate) fn errors(&self) -> u64 {
-        self.drops.iter().map(Counter::get).sum::<u64>() + self.timeouts.get() + self.broken.get()
     }
 }
 

@@ -1,6 +1,6 @@
 //! One model: its hold behind a lock, the letters to its waiting requests, and its replicas' connections.
 
-use crate::metrics::ModelMetrics;
+use crate::metrics::{ModelMetrics, QueueOutcome};
 use crate::reports::Reporter;
 use crate::settings::ModelSettings;
 use crate::shared::Shared;
@@ -8,7 +8,7 @@ use crate::upstream::Upstream;
 use loadline_base::{ModelId, ReplicaId, Timestamp};
 use loadline_hold::protocol::{GatewayOrder, GatewayReport};
 use loadline_hold::{Arrival, Counts, Effect, Failure, Hold, Rejection, ReplicaKey, ReplicaPhase, RequestKey, Retry};
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -35,6 +35,8 @@ pub(crate) enum Letter {
 pub(crate) struct Ticket {
     /// Comments to be written on its stream.
     pub(crate) comments: AtomicU32,
+    /// Its stream's status is sent, or is about to be.
+    pub(crate) committed: AtomicBool,
     mail: Mutex<Mail>,
 }
 
@@ -63,6 +65,11 @@ impl Ticket {
         }
     }
 
+    /// Whether a letter lies there that has not been taken.
+    fn has_letter(&self) -> bool {
+        self.mail().letter.is_some()
+    }
+
     fn deliver(&self, letter: Option<Letter>) {
         let mut mail = self.mail();
         if letter.is_some() {
@@ -85,6 +92,8 @@ struct State {
 pub(crate) struct Model {
     pub(crate) id: ModelId,
     pub(crate) max_body_bytes: AtomicU64,
+    /// Larger bodies are not sent twice.
+    pub(crate) resend_bytes: AtomicU64,
     pub(crate) metrics: ModelMetrics,
     state: Mutex<State>,
     /// When the timer must tick it next, in nanoseconds.
@@ -96,6 +105,7 @@ impl Model {
         Self {
             id: settings.model.clone(),
             max_body_bytes: AtomicU64::new(settings.max_body_bytes.unwrap_or(max_body_bytes)),
+            resend_bytes: AtomicU64::new(settings.hold.retry_body_bytes),
             metrics: ModelMetrics::default(),
             state: Mutex::new(State {
                 hold: Hold::new(settings.hold.clone(), seed, now),
@@ -146,6 +156,7 @@ impl Model {
             Effect::KeepAlive { request } => {
                 self.metrics.keepalives.add(1);
                 if let Some(Some(ticket)) = state.tickets.get(request.slot()) {
+                    ticket.committed.store(true, Ordering::Relaxed);
                     ticket.comments.fetch_add(1, Ordering::Relaxed);
                     ticket.deliver(None);
                 }
@@ -191,8 +202,15 @@ impl Model {
         })
     }
 
-    pub(crate) fn first_byte(&self, shared: &Shared, key: RequestKey) {
-        self.event(shared, |state, now, effects| state.hold.first_byte(now, key, effects));
+    /// The head of the answer has come; false if the attempt was given up before, which a letter in the ticket says.
+    pub(crate) fn first_byte(&self, shared: &Shared, key: RequestKey, ticket: &Ticket) -> bool {
+        self.event(shared, |state, now, effects| {
+            let is_current = !ticket.has_letter();
+            if is_current {
+                state.hold.first_byte(now, key, effects);
+            }
+            is_current
+        })
     }
 
     pub(crate) fn finished(&self, shared: &Shared, key: RequestKey) {
@@ -213,6 +231,7 @@ impl Model {
 
     pub(crate) fn configure(&self, settings: &ModelSettings, max_body_bytes: u64) {
         self.max_body_bytes.store(settings.max_body_bytes.unwrap_or(max_body_bytes), Ordering::Relaxed);
+        self.resend_bytes.store(settings.hold.retry_body_bytes, Ordering::Relaxed);
         self.lock().hold.configure(settings.hold.clone());
     }
 
@@ -320,12 +339,31 @@ pub(crate) struct Lease {
     pub(crate) shared: Arc<Shared>,
     pub(crate) model: Arc<Model>,
     pub(crate) key: RequestKey,
+    arrived: Timestamp,
+    dispatched: bool,
     ended: bool,
 }
 
 impl Lease {
-    pub(crate) const fn new(shared: Arc<Shared>, model: Arc<Model>, key: RequestKey) -> Self {
-        Self { shared, model, key, ended: false }
+    pub(crate) const fn new(shared: Arc<Shared>, model: Arc<Model>, key: RequestKey, arrived: Timestamp) -> Self {
+        Self { shared, model, key, arrived, dispatched: false, ended: false }
+    }
+
+    /// It got a slot, after having been held for so long.
+    pub(crate) fn dispatch(&mut self, waited: Duration) {
+        if !std::mem::replace(&mut self.dispatched, true) {
+            self.model.metrics.queue(QueueOutcome::Dispatched).observe(waited.as_secs_f64());
+        }
+    }
+
+    /// The hold has let it go with this refusal.
+    pub(crate) fn refused(&mut self, rejection: &Rejection) {
+        self.ended = true;
+        self.model.metrics.dropped(rejection.reason);
+        if !std::mem::replace(&mut self.dispatched, true) {
+            let outcome = QueueOutcome::of_held(rejection.reason);
+            self.model.metrics.queue(outcome).observe(rejection.waited.as_secs_f64());
+        }
     }
 
     /// The answer has ended.
@@ -340,6 +378,10 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if !self.ended {
             self.model.metrics.cancelled.add(1);
+            if !self.dispatched {
+                let waited = self.shared.clock.now().since(self.arrived).as_secs_f64();
+                self.model.metrics.queue(QueueOutcome::EvictedContextCancelled).observe(waited);
+            }
             self.model.cancelled(&self.shared, self.key);
         }
     }

@@ -4,6 +4,7 @@ use crate::error::{Dialect, Refusal};
 use crate::model::Model;
 use crate::page;
 use crate::reply::ReplyBody;
+use crate::route;
 use crate::shared::Shared;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -15,7 +16,8 @@ const MODELS: &str = "/v1/models";
 
 /// Answers a request for one of the gateway's own pages; none if it is for a model.
 pub(crate) fn answer(shared: &Shared, request: &Request<Incoming>) -> Option<Response<ReplyBody>> {
-    if request.method() != Method::GET {
+    // The server leaves the body of an answer to HEAD out.
+    if request.method() != Method::GET && request.method() != Method::HEAD {
         return None;
     }
     match request.uri().path() {
@@ -25,22 +27,30 @@ pub(crate) fn answer(shared: &Shared, request: &Request<Incoming>) -> Option<Res
         }
         "/readyz" => Some(text(StatusCode::OK, "ok\n")),
         "/metrics" => {
-            let mut response = Response::new(ReplyBody::Own(Bytes::from(page::render(shared))));
-            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-            response.headers_mut().insert(header::CONTENT_TYPE, kind);
-            Some(response)
+            let mut text = page::render(shared);
+            if let Some((_, rest)) = process_page(shared, "/metrics") {
+                text.push_str(&rest);
+            }
+            Some(page_of("text/plain; version=0.0.4; charset=utf-8", text))
         }
         MODELS => {
             let list: Vec<Value> = shared.models().values().map(|model| entry(model)).collect();
             Some(json_page(StatusCode::OK, &json!({"object": "list", "data": list})))
         }
         path => {
+            if let Some((kind, text)) = process_page(shared, path) {
+                return Some(page_of(kind, text));
+            }
             let name = path.strip_prefix(MODELS)?.strip_prefix('/')?;
-            Some(match shared.models().get(name) {
+            let name = route::percent_decoded(name);
+            Some(match shared.models().get(name.as_str()) {
                 Some(model) => json_page(StatusCode::OK, &entry(model)),
                 None => {
+                    let name = route::echo(&name);
                     let message = format!("the model `{name}` does not exist; GET {MODELS} lists those that do");
-                    let refusal = Refusal::new(StatusCode::NOT_FOUND, "model_not_found", message).about("model");
+                    let refusal = Refusal::new(StatusCode::NOT_FOUND, "model_not_found", message)
+                        .about("model")
+                        .useless_to_repeat();
                     let mut response = Response::new(ReplyBody::Own(refusal.body(Dialect::OpenAi)));
                     *response.status_mut() = refusal.status;
                     refusal.headers(response.headers_mut());
@@ -49,6 +59,16 @@ pub(crate) fn answer(shared: &Shared, request: &Request<Incoming>) -> Option<Res
             })
         }
     }
+}
+
+fn process_page(shared: &Shared, path: &str) -> Option<(&'static str, String)> {
+    shared.settings.pages.as_ref().and_then(|pages| pages.0(path))
+}
+
+fn page_of(kind: &'static str, text: String) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::Own(Bytes::from(text)));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
 }
 
 /// One model of the list. `state` is ours: `ready`, `waking` while requests wait for a first replica, or `zero`.

@@ -3,7 +3,7 @@
 //! Every configured model has every series of its own, also at zero, so that an absent series never means zero.
 
 use crate::epp_names::{FAMILIES, Family, LabelSet, Meaning};
-use crate::metrics::{Histogram, ModelMetrics};
+use crate::metrics::{Histogram, ModelMetrics, QueueOutcome};
 use crate::model::{Model, ReplicaRow};
 use crate::shared::{PERMIT_BYTES, Shared};
 use loadline_base::num::{u64_to_f64, usize_to_f64};
@@ -38,6 +38,7 @@ pub(crate) fn render(shared: &Shared) -> String {
     gauges(&mut page, &rows);
     counters(&mut page, &rows);
     histograms(&mut page, &rows);
+    first_byte(&mut page, &rows);
     laws(&mut page, &rows);
     process(&mut page, shared);
     for family in FAMILIES.iter().filter(|family| shared.settings.legacy_epp_names || !family.legacy) {
@@ -59,6 +60,9 @@ type Reading<T> = (&'static str, &'static str, fn(&ModelMetrics) -> T);
 type HistogramOf = for<'a> fn(&'a ModelMetrics) -> &'a Histogram;
 
 type Label<'a> = (&'a str, &'a str);
+
+/// The two kinds of answers and their label.
+const STREAMED: [(bool, &str); 2] = [(false, "false"), (true, "true")];
 
 impl Page {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
@@ -156,7 +160,9 @@ fn counters(page: &mut Page, rows: &[Row]) {
     let arrivals = ("loadline_gateway_requests_total", "counter", "Requests read.");
     page.per_model(arrivals, rows, |row| u64_to_f64(row.arrivals));
     let families: [Reading<u64>; 5] = [
-        ("loadline_gateway_wakes_total", "Times a first replica was asked for.", |m| m.wakes.get()),
+        ("loadline_gateway_wakes_total", "Calls for a first replica, repeats until one was heard included.", |m| {
+            m.wakes.get()
+        }),
         ("loadline_gateway_keepalives_total", "Comments due on held streams.", |m| m.keepalives.get()),
         ("loadline_gateway_cancelled_total", "Requests whose client went away.", |m| m.cancelled.get()),
         ("loadline_gateway_broken_streams_total", "Answers that broke off after their first byte.", |m| m.broken.get()),
@@ -191,18 +197,17 @@ fn counters(page: &mut Page, rows: &[Row]) {
 }
 
 fn histograms(page: &mut Page, rows: &[Row]) {
-    let families: [(&str, &str, HistogramOf); 5] = [
+    let families: [(&str, &str, HistogramOf); 4] = [
         (
             "loadline_gateway_overhead_seconds",
             "Own time from a request read to its first attempt, held time apart.",
             |m| &m.overhead_seconds,
         ),
-        ("loadline_gateway_queue_seconds", "Time held of requests that got a slot.", |m| &m.queue_seconds),
+        ("loadline_gateway_queue_seconds", "Time held of requests that got a slot.", |m| {
+            m.queue(QueueOutcome::Dispatched)
+        }),
         ("loadline_gateway_cold_start_seconds", "Time held of requests that met no replica.", |m| {
             &m.cold_start_seconds
-        }),
-        ("loadline_gateway_first_byte_seconds", "Time from a request to the head of its answer.", |m| {
-            &m.first_byte_seconds
         }),
         ("loadline_gateway_request_seconds", "Time from a request to the end of its answer.", |m| &m.request_seconds),
     ];
@@ -210,6 +215,17 @@ fn histograms(page: &mut Page, rows: &[Row]) {
         page.family(name, "histogram", help);
         for row in rows {
             page.histogram(name, &[("model", row.model.id.as_str())], read(&row.model.metrics));
+        }
+    }
+}
+
+fn first_byte(page: &mut Page, rows: &[Row]) {
+    let name = "loadline_gateway_first_byte_seconds";
+    page.family(name, "histogram", "Time from a request to the head of its answer.");
+    for row in rows {
+        for (streamed, word) in STREAMED {
+            let labels = [("model", row.model.id.as_str()), ("streamed", word)];
+            page.histogram(name, &labels, row.model.metrics.first_byte(streamed));
         }
     }
 }
@@ -273,25 +289,49 @@ fn epp(page: &mut Page, shared: &Shared, family: &Family, rows: &[Row]) {
         let labels = labels_of(family.labels, pool, model, controller);
         let metrics = &row.model.metrics;
         let value = match family.meaning {
-            Meaning::QueueSeconds => return_histogram(page, family, &labels, &metrics.queue_seconds),
-            Meaning::RequestSeconds => return_histogram(page, family, &labels, &metrics.request_seconds),
-            Meaning::FirstByteSeconds => return_histogram(page, family, &labels, &metrics.first_byte_seconds),
+            Meaning::QueueSeconds => {
+                for outcome in QueueOutcome::ALL {
+                    let histogram = metrics.queue(outcome);
+                    // The others come with their first request, as the endpoint picker's do.
+                    if outcome == QueueOutcome::Dispatched || histogram.count() > 0 {
+                        page.histogram(family.name, &with(&labels, ("outcome", outcome.word())), histogram);
+                    }
+                }
+                None
+            }
+            Meaning::RequestSeconds => {
+                page.histogram(family.name, &labels, &metrics.request_seconds);
+                None
+            }
+            Meaning::FirstByteSeconds => {
+                for (streamed, word) in STREAMED {
+                    page.histogram(family.name, &with(&labels, ("streaming", word)), metrics.first_byte(streamed));
+                }
+                None
+            }
             Meaning::EndpointInFlight => {
                 for replica in &row.replicas {
-                    let with: Vec<Label<'_>> =
-                        labels.iter().copied().chain([("endpoint_name", replica.id.as_str())]).collect();
-                    page.sample(family.name, &with, f64::from(replica.in_flight));
+                    let labels = with(&labels, ("endpoint_name", replica.id.as_str()));
+                    page.sample(family.name, &labels, f64::from(replica.in_flight));
                 }
                 None
             }
             Meaning::Outcomes => {
-                outcomes(page, family, &labels, row);
+                for outcome in QueueOutcome::ALL {
+                    let labels = with(&with(&labels, ("model_name", model)), ("outcome", outcome.word()));
+                    page.sample(family.name, &labels, u64_to_f64(metrics.queue(outcome).count()));
+                }
                 None
             }
             Meaning::QueueSize => Some(f64::from(row.counts.held)),
             Meaning::QueueBytes => Some(u64_to_f64(row.counts.held_bytes)),
             Meaning::Requests => Some(u64_to_f64(row.arrivals)),
-            Meaning::Errors => Some(u64_to_f64(metrics.errors())),
+            Meaning::Errors => {
+                for (code, count) in metrics.errors() {
+                    page.sample(family.name, &with(&labels, ("error_code", code)), u64_to_f64(count));
+                }
+                None
+            }
             _ => Some(f64::from(row.counts.in_flight)),
         };
         if let Some(value) = value {
@@ -300,30 +340,8 @@ fn epp(page: &mut Page, shared: &Shared, family: &Family, rows: &[Row]) {
     }
 }
 
-fn return_histogram(page: &mut Page, family: &Family, labels: &[Label<'_>], histogram: &Histogram) -> Option<f64> {
-    page.histogram(family.name, labels, histogram);
-    None
-}
-
-fn outcomes(page: &mut Page, family: &Family, labels: &[Label<'_>], row: &Row) {
-    let drops = &row.model.metrics.drops;
-    let of = |reasons: &[Reason]| -> u64 {
-        let known = Reason::ALL.iter().zip(drops).filter(|(reason, _)| reasons.contains(reason));
-        known.map(|(_, counter)| counter.get()).sum()
-    };
-    let (_, dispatched, _) = row.model.metrics.queue_seconds.read();
-    for (outcome, count) in [
-        ("Dispatched", dispatched),
-        ("RejectedCapacity", of(&[Reason::QueueFull])),
-        ("RejectedNoEndpoints", of(&[Reason::NoCapacity])),
-        ("EvictedTTL", of(&[Reason::SaturatedTimeout, Reason::ColdTimeout])),
-        ("EvictedContextCancelled", row.model.metrics.cancelled.get()),
-        ("EvictedOther", of(&[Reason::Draining, Reason::UpstreamReset])),
-    ] {
-        let with: Vec<Label<'_>> =
-            labels.iter().copied().chain([("model_name", row.model.id.as_str()), ("outcome", outcome)]).collect();
-        page.sample(family.name, &with, u64_to_f64(count));
-    }
+fn with<'a>(labels: &[Label<'a>], more: Label<'a>) -> Vec<Label<'a>> {
+    labels.iter().copied().chain([more]).collect()
 }
 
 fn labels_of<'a>(set: LabelSet, pool: &'a str, model: &'a str, controller: Label<'a>) -> Vec<Label<'a>> {

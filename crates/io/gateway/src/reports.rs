@@ -26,11 +26,15 @@ impl Reporter {
     }
 
     pub(crate) fn send(&self, report: GatewayReport) {
-        if let Err(TrySendError::Full(report)) = self.channel.try_send(report)
-            && let Some(subject) = subject(&report)
-        {
-            let mut backlog = self.backlog.lock().unwrap_or_else(PoisonError::into_inner);
-            backlog.retain(|older| self::subject(older) != Some(subject.clone()));
+        let Some(subject) = subject(&report) else {
+            // A level that finds the channel full or closed is said again or no longer wanted.
+            let _ = self.channel.try_send(report);
+            return;
+        };
+        // Locked while sending: an older answer about the same must not come after this one.
+        let mut backlog = self.backlog.lock().unwrap_or_else(PoisonError::into_inner);
+        backlog.retain(|older| self::subject(older).as_ref() != Some(&subject));
+        if let Err(TrySendError::Full(report)) = self.channel.try_send(report) {
             backlog.push(report);
         }
     }
@@ -53,5 +57,31 @@ fn subject(report: &GatewayReport) -> Option<(String, Option<String>)> {
         GatewayReport::Closed { model, .. } => Some((model.to_string(), None)),
         GatewayReport::ReplicaLoad { model, replica, .. } => Some((model.to_string(), Some(replica.to_string()))),
         GatewayReport::Demand(_) | GatewayReport::Wake { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use loadline_base::{ModelId, ReplicaId};
+
+    #[test]
+    fn a_newer_answer_takes_the_place_of_one_that_was_kept() {
+        let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
+        let reporter = Reporter::new(GatewayId::from("g"), sender);
+        let load = |in_flight| GatewayReport::ReplicaLoad {
+            gateway: GatewayId::from("g"),
+            model: ModelId::from("m"),
+            replica: ReplicaId::from("r"),
+            in_flight,
+        };
+        let wake = GatewayReport::Wake { gateway: GatewayId::from("g"), model: ModelId::from("m"), epoch: 1, held: 1 };
+        reporter.send(wake.clone());
+        reporter.send(load(1));
+        assert_eq!(receiver.try_recv().ok(), Some(wake));
+        reporter.send(load(0));
+        assert_eq!(receiver.try_recv().ok(), Some(load(0)));
+        reporter.flush();
+        assert!(receiver.try_recv().is_err(), "the older load must not follow the newer one");
     }
 }

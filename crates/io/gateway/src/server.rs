@@ -6,8 +6,9 @@ use crate::reports::Reporter;
 use crate::service::Service;
 use crate::settings::{GatewaySettings, ModelSettings};
 use crate::shared::{ModelTable, Shared};
+use crate::stall::StreamExecutor;
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use loadline_hold::protocol::{GatewayOrder, GatewayReport};
 use loadline_net::Clock;
 use std::net::SocketAddr;
@@ -211,7 +212,7 @@ fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
 /// smallest buffer, which matters with thousands of held requests.
 struct Protocols {
     http1: http1::Builder,
-    http2: http2::Builder<TokioExecutor>,
+    http2: http2::Builder<StreamExecutor>,
 }
 
 impl Protocols {
@@ -223,10 +224,11 @@ impl Protocols {
             .header_read_timeout(settings.header_read_timeout)
             .max_header_size(settings.max_header_bytes)
             .max_buf_size(settings.max_header_bytes.max(LEAST_BUFFER));
-        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        let mut http2 = http2::Builder::new(StreamExecutor::new(settings.write_stall_timeout));
         http2
             .timer(TokioTimer::new())
             .max_concurrent_streams(settings.h2_max_streams)
+            .keep_alive_interval(settings.header_read_timeout)
             .max_header_list_size(u32::try_from(settings.max_header_bytes).unwrap_or(u32::MAX));
         Self { http1, http2 }
     }
@@ -263,8 +265,9 @@ fn turn_away(mut stream: TcpStream) {
 async fn connection(shared: Arc<Shared>, protocols: Arc<Protocols>, stream: TcpStream, stop: CancellationToken) {
     // Failing to switch Nagle's algorithm off costs time, not correctness.
     let _ = stream.set_nodelay(true);
+    let patience = shared.settings.header_read_timeout;
     let is_http2 = tokio::select! {
-        is_http2 = starts_http2(&stream, shared.settings.header_read_timeout) => is_http2,
+        is_http2 = tokio::time::timeout(patience, starts_http2(&stream)) => is_http2.unwrap_or_default(),
         () = stop.cancelled() => None,
     };
     let ended = match is_http2 {
@@ -276,8 +279,16 @@ async fn connection(shared: Arc<Shared>, protocols: Arc<Protocols>, stream: TcpS
         }
         Some(true) => {
             let io = ClientIo::new(TokioIo::new(stream), shared.settings.write_stall_timeout);
-            let mut serving = Box::pin(protocols.http2.serve_connection(io, Service::new(Arc::clone(&shared))));
-            drive(serving.as_mut(), http2::Connection::graceful_shutdown, &stop).await
+            let service = Service::new(Arc::clone(&shared));
+            let begun = service.begun();
+            let mut serving = Box::pin(protocols.http2.serve_connection(io, service));
+            let mut driven = pin!(drive(serving.as_mut(), http2::Connection::graceful_shutdown, &stop));
+            // Who has sent no request by then may not have ended its handshake, which nothing else bounds.
+            match tokio::time::timeout(patience, driven.as_mut()).await {
+                Ok(ended) => ended,
+                Err(_) if begun.load(Ordering::Relaxed) => driven.await,
+                Err(_) => Ok(()),
+            }
         }
     };
     if let Err(error) = ended {
@@ -304,11 +315,10 @@ async fn drive<C: Future>(
     .await
 }
 
-/// Whether a connection begins with HTTP/2's preface (RFC 9113 3.4); none if it ends or dallies within its first bytes.
-async fn starts_http2(stream: &TcpStream, limit: Duration) -> Option<bool> {
+/// Whether a connection begins with HTTP/2's preface (RFC 9113 3.4); none if it ends before that is clear.
+async fn starts_http2(stream: &TcpStream) -> Option<bool> {
     const PREFACE: &[u8] = b"PRI ";
     let mut first = [0; PREFACE.len()];
-    let mut pauses = limit.as_millis() / PREFACE_PAUSE.as_millis().max(1);
     loop {
         let count = stream.peek(&mut first).await.ok().filter(|count| *count > 0)?;
         let seen = first.get(..count)?;
@@ -319,7 +329,6 @@ async fn starts_http2(stream: &TcpStream, limit: Duration) -> Option<bool> {
             return Some(true);
         }
         // The beginning of the preface, or of a method like POST: a look cannot wait for more than there is.
-        pauses = pauses.checked_sub(1)?;
         tokio::time::sleep(PREFACE_PAUSE).await;
     }
 }

@@ -18,7 +18,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -30,12 +30,19 @@ pub(crate) struct Service {
     shared: Arc<Shared>,
     /// The models as last seen; read again only when they have changed.
     models: RefCell<(u64, Arc<ModelTable>)>,
+    /// A request has come.
+    begun: Arc<AtomicBool>,
 }
 
 impl Service {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let models = RefCell::new((shared.version(), shared.models()));
-        Self { shared, models }
+        Self { shared, models, begun: Arc::default() }
+    }
+
+    /// Whether a request has come on this connection.
+    pub(crate) fn begun(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.begun)
     }
 
     fn models(&self) -> Arc<ModelTable> {
@@ -54,6 +61,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     type Future = Handling;
 
     fn call(&self, request: Request<Incoming>) -> Handling {
+        self.begun.store(true, Ordering::Relaxed);
         let shared = Arc::clone(&self.shared);
         let dialect = Dialect::of_path(request.uri().path());
         if let Some(answer) = own::answer(&shared, &request) {
@@ -86,12 +94,30 @@ async fn serve(
 ) -> Result<Answer, Refusal> {
     let started = shared.clock.now();
     let (mut head, incoming) = request.into_parts();
+    if head.method == Method::CONNECT {
+        let message = "`CONNECT` is not served here; this is no tunnel";
+        return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).useless_to_repeat());
+    }
     let named = route::model_header(&head.headers);
     let known = named.as_deref().map(|name| route::find(&models, name)).transpose()?;
     if known.is_none() && head.method != Method::POST {
-        let message =
-            format!("there is no `{} {}`; name a model by `x-model` to pass it on", head.method, head.uri.path());
+        let path = route::echo(head.uri.path());
+        let message = format!(
+            "there is no `{} {path}`; name a model by `x-model` to pass it on",
+            route::echo(head.method.as_str())
+        );
         return Err(Refusal::new(StatusCode::NOT_FOUND, "not_found", message).useless_to_repeat());
+    }
+    if known.is_none()
+        && let Some(coding) = route::content_coding(&head.headers)
+    {
+        let coding = String::from_utf8_lossy(coding.as_bytes());
+        let message = format!(
+            "the body is encoded as `{}` and its `model` cannot be read; send it plain or name the model by `x-model`",
+            route::echo(&coding)
+        );
+        let refusal = Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_encoding_unsupported", message);
+        return Err(refusal.useless_to_repeat().closing());
     }
     let limit =
         known.as_ref().map_or(shared.settings.max_body_bytes, body_limit).max(largest(&models, known.is_some()));
@@ -117,17 +143,19 @@ async fn serve(
     }
     let ttl = route::ttl(&head.headers);
     route::strip_hop_by_hop(&mut head.headers);
+    route::strip_trusted(&mut head.headers);
     head.headers.remove(header::EXPECT);
+    // What the target names is the host, whatever the header says (RFC 9112 3.2.2); a user name before it is not.
     if let Some(authority) = head.uri.authority()
-        && !head.headers.contains_key(header::HOST)
-        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+        && let Some(Ok(host)) = authority.as_str().rsplit('@').next().map(HeaderValue::from_str)
     {
         head.headers.insert(header::HOST, host);
     }
     head.headers.insert(&REQUEST_ID, id);
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     let uri = if head.uri.authority().is_some() { path.parse().unwrap_or_default() } else { head.uri };
-    let outgoing = Outgoing { method: head.method, uri, headers: head.headers, body: kept.bytes.clone() };
+    let twice = size <= model.resend_bytes.load(Ordering::Relaxed);
+    let outgoing = Outgoing { method: head.method, uri, headers: head.headers, body: kept.bytes.clone(), twice };
     let arrival = Arrival { bytes: size, streamed, ttl };
     exchange::run(shared, Ready { model, outgoing, kept, arrival, started, read }, ticket).await
 }

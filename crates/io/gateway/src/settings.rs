@@ -2,7 +2,9 @@
 
 use loadline_base::{GatewayId, ModelId};
 use loadline_hold::HoldSettings;
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One model that clients may name.
@@ -37,7 +39,8 @@ pub struct GatewaySettings {
     pub max_connections: usize,
     /// Largest request head. Default 64 KiB.
     pub max_header_bytes: usize,
-    /// Longest time for a request head once its first byte came. Default 30 s.
+    /// Longest time for a request head, from the start of the connection or the end of the answer before: a connection
+    /// that stays silent for so long is closed. HTTP/2 clients are asked for a sign of life after it. Default 30 s.
     pub header_read_timeout: Duration,
     /// Largest request body. Default 32 MiB.
     pub max_body_bytes: u64,
@@ -45,10 +48,14 @@ pub struct GatewaySettings {
     pub held_bytes: u64,
     /// Longest silence while a request body is read, and longest wait for room to read it. Default 60 s.
     pub body_read_timeout: Duration,
+    /// Least bytes per second of a request body on average, once `body_read_timeout` has passed. Default 16 KiB.
+    pub min_body_rate: u64,
     /// Longest time for a connection to a replica. Default 2 s.
     pub connect_timeout: Duration,
     /// Longest time from a request sent to the head of its answer; answers that do not stream come whole. Default 600 s.
     pub response_timeout: Duration,
+    /// Longest silence of a replica within its answer. Default 600 s.
+    pub stream_idle_timeout: Duration,
     /// Longest time a client may take no byte of what is ready for it. Default 60 s.
     pub write_stall_timeout: Duration,
     /// HTTP/2 streams per client connection. Default 256.
@@ -65,6 +72,24 @@ pub struct GatewaySettings {
     pub drain_delay: Duration,
     /// Seed of the jitter of `Retry-After` and of request ids.
     pub seed: u64,
+    /// Pages of the process around the gateway.
+    pub pages: Option<ProcessPages>,
+}
+
+/// Pages of the process that a gateway runs in, served beside its own.
+///
+/// Called with the path of a GET. The text for `/metrics` goes behind the gateway's own page; other paths are served with
+/// the content type given. It runs on the connection's task and must not block.
+#[derive(Clone)]
+pub struct ProcessPages(pub PageSource);
+
+/// Gives the content type and text of a page, if there is one at this path.
+pub type PageSource = Arc<dyn Fn(&str) -> Option<(&'static str, String)> + Send + Sync>;
+
+impl fmt::Debug for ProcessPages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProcessPages")
+    }
 }
 
 impl Default for GatewaySettings {
@@ -79,8 +104,10 @@ impl Default for GatewaySettings {
             max_body_bytes: 32 * 1024 * 1024,
             held_bytes: 512 * 1024 * 1024,
             body_read_timeout: Duration::from_secs(60),
+            min_body_rate: 16 * 1024,
             connect_timeout: Duration::from_secs(2),
             response_timeout: Duration::from_secs(600),
+            stream_idle_timeout: Duration::from_secs(600),
             write_stall_timeout: Duration::from_secs(60),
             h2_max_streams: 256,
             idle_connections_per_replica: 256,
@@ -89,6 +116,7 @@ impl Default for GatewaySettings {
             top_level_controller_name: String::new(),
             drain_delay: Duration::ZERO,
             seed: 0,
+            pages: None,
         }
     }
 }

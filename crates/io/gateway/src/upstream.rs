@@ -4,7 +4,7 @@
 //! request drops the connection, which the replica notices at once.
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, Uri};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
@@ -66,6 +66,8 @@ pub(crate) struct Outgoing {
     pub(crate) uri: Uri,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// Whether it may be sent again after it was sent.
+    pub(crate) twice: bool,
 }
 
 impl Outgoing {
@@ -115,19 +117,22 @@ impl Upstream {
     }
 
     /// Sends a request and waits for the head of its answer. A kept connection that turns out to be closed is replaced
-    /// by a new one without notice.
+    /// by a new one without notice, once: should the request itself break connections, it must not break all of them.
     pub(crate) async fn attempt(
         &self,
         outgoing: &Outgoing,
         connect_timeout: Duration,
     ) -> Result<(Response<Incoming>, Wire), AttemptError> {
-        while let Some(wire) = self.usable().await {
-            if let Ok(answer) = send(wire, outgoing.request()).await {
-                return Ok(answer);
+        if let Some(wire) = self.usable().await {
+            match send(wire, outgoing.request()).await {
+                Ok(answer) => return Ok(answer),
+                Err(Broken { sent: true }) if !outgoing.twice => return Err(AttemptError::Reset),
+                // The other kept ones are as old or older.
+                Err(_) => self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear(),
             }
         }
         let wire = self.connect(connect_timeout).await.ok_or(AttemptError::Refused)?;
-        send(wire, outgoing.request()).await
+        send(wire, outgoing.request()).await.map_err(|_| AttemptError::Reset)
     }
 
     /// A kept connection that is still open.
@@ -161,18 +166,31 @@ impl Upstream {
     }
 }
 
+/// A connection that ended without an answer.
+struct Broken {
+    /// Whether any of the request may have left.
+    sent: bool,
+}
+
 /// Sends on a connection and drives it until the head of the answer.
-async fn send(mut wire: Wire, request: Request<Full<Bytes>>) -> Result<(Response<Incoming>, Wire), AttemptError> {
-    let mut answer = pin!(wire.sender.send_request(request));
+async fn send(mut wire: Wire, request: Request<Full<Bytes>>) -> Result<(Response<Incoming>, Wire), Broken> {
+    let mut answer = pin!(wire.sender.try_send_request(request));
     let result = std::future::poll_fn(|cx| {
         // The answer can only come by driving the connection, so that only the connection needs to wake us.
         let closed = wire.drive(cx);
         match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(answer) => Poll::Ready(answer.ok()),
-            Poll::Pending if closed => Poll::Ready(None),
+            Poll::Ready(answer) => {
+                Poll::Ready(answer.map_err(|mut error| Broken { sent: error.take_message().is_none() }))
+            }
+            Poll::Pending if closed => Poll::Ready(Err(Broken { sent: true })),
             Poll::Pending => Poll::Pending,
         }
     })
     .await;
-    result.map(|answer| (answer, wire)).ok_or(AttemptError::Reset)
+    // No upgrade was asked for, so that a switch of protocols leaves nothing that could be passed on.
+    let answer = result.and_then(|answer| match answer.status() {
+        StatusCode::SWITCHING_PROTOCOLS => Err(Broken { sent: true }),
+        _ => Ok(answer),
+    });
+    answer.map(|answer| (answer, wire))
 }

@@ -27,7 +27,7 @@ impl Hold {
             return Retry::Stale;
         }
         let resendable = failure == Failure::Refused || request.bytes <= self.settings.retry_body_bytes;
-        let attempts_left = attempt < self.settings.max_attempts;
+        let attempts_left = attempt < self.settings.max_attempts && !self.is_refusing();
         let lost = failure != Failure::Unavailable && {
             let before = self.replicas.get(replica).and_then(|r| r.ejected_at).is_some_and(|ejected| at <= ejected);
             self.replicas.eject(replica, now, &self.settings) || before
@@ -44,7 +44,8 @@ impl Hold {
         outcome
     }
 
-    /// Frees the slot of a request and holds it again, with what is left of its budgets.
+    /// Frees the slot of a request and holds it again, with what is left of its budgets. Not for a hold that refuses: it
+    /// may never get a replica again.
     fn hold_again(&mut self, now: Timestamp, key: RequestKey, replica: ReplicaKey, effects: &mut Vec<Effect>) {
         self.release(now, replica, effects);
         let (cold, saturated) = (self.clock.cold_nanos(), self.clock.saturated_nanos());
@@ -64,12 +65,13 @@ impl Hold {
     pub(crate) fn lose(&mut self, now: Timestamp, replica: ReplicaKey, effects: &mut Vec<Effect>) {
         // Nothing may be given to it while its requests are settled.
         self.replicas.stop(replica, crate::replicas::ReplicaPhase::Closed);
+        let refusing = self.is_refusing();
         let had: Vec<(RequestKey, bool, bool)> = self
             .requests
             .iter()
             .filter_map(|(key, request)| match request.place {
                 Place::Granted { replica: at, answered, .. } if at == replica => {
-                    let resendable = request.bytes <= self.settings.retry_body_bytes;
+                    let resendable = request.bytes <= self.settings.retry_body_bytes && !refusing;
                     Some((key, answered, resendable && request.attempts < self.settings.max_attempts))
                 }
                 _ => None,

@@ -357,6 +357,11 @@ impl Hold {
         })
     }
 
+    /// Whether nothing may be held any more.
+    pub(crate) const fn is_refusing(&self) -> bool {
+        self.refusing
+    }
+
     pub(crate) fn held(&self) -> u32 {
         self.waiting.len()
     }

@@ -106,11 +106,12 @@ async fn held_streams_are_kept_alive_and_then_served() {
             call.reply("{}").await;
         }
     }
-    let mut last = client.chunk().await;
-    while last.starts_with(b":") {
-        last = client.chunk().await;
+    // some clients lose an event that follows a comment in a read of its own, so the first event brings a comment along
+    let mut first = client.chunk().await;
+    while first.starts_with(b": ") {
+        first = client.chunk().await;
     }
-    assert_eq!(last, b"data: 1\n\n");
+    assert_eq!(first, b":\n\ndata: 1\n\n");
     assert!(client.chunk().await.is_empty());
     assert_eq!(plain.answer().await.status, 200, "without a stream nothing was committed");
 }
@@ -120,10 +121,7 @@ async fn once_committed_every_failure_is_an_event() {
     let settings = HoldSettings { cold_budget: Some(Duration::from_secs(40)), ..HoldSettings::default() };
     let rig = Rig::with(settings, GatewaySettings::default(), Clock::scaled(100.0));
     let event = async |client: &mut crate::rig::Client| {
-        let mut chunk = client.chunk().await;
-        while chunk.starts_with(b":") {
-            chunk = client.chunk().await;
-        }
+        let chunk = client.event().await;
         assert!(client.chunk().await.is_empty());
         let text = String::from_utf8(chunk).unwrap();
         serde_json::from_str::<serde_json::Value>(text.trim().strip_prefix("data: ").expect("an event")).unwrap()

@@ -5,5 +5,8 @@
 mod forward;
 mod held;
 mod limits;
+mod pages;
 mod race;
 mod rig;
+mod streams;
+mod wire;

@@ -15,7 +15,11 @@ async fn a_hundred_cycles_to_zero_and_back_lose_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_cycles_with_slow_starts_lose_nothing() {
     let clock = Clock::scaled(3_000.0);
-    let rig = Rig::with(HoldSettings::default(), GatewaySettings::default(), clock.clone());
+    // At this speed a pause of the machine is minutes of model time; budgets are tested where time is only a number.
+    let day = Duration::from_secs(86_400);
+    let hold =
+        HoldSettings { cold_budget: Some(day), saturated_budget: day, hold_limit: day, ..HoldSettings::default() };
+    let rig = Rig::with(hold, GatewaySettings::default(), clock.clone());
     cycles(rig, &clock, [Duration::from_secs(30), Duration::from_secs(120)]).await;
 }
 

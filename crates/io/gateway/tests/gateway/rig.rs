@@ -151,6 +151,14 @@ impl Client {
         self.stream.write_all(bytes).await.expect("writes");
     }
 
+    /// The same connection twice, to read and write at the same time.
+    pub(crate) fn split(self) -> (Self, Self) {
+        let stream = self.stream.into_std().expect("a socket");
+        let other = stream.try_clone().expect("a second descriptor");
+        let again = |stream| Self { stream: TcpStream::from_std(stream).expect("a socket"), unread: Vec::new() };
+        (again(stream), again(other))
+    }
+
     pub(crate) async fn post(&mut self, body: &str) {
         self.post_to("/v1/chat/completions", "", body.as_bytes()).await;
     }
@@ -206,6 +214,18 @@ impl Client {
         let mut data = self.exactly(size + 2).await;
         data.truncate(size);
         data
+    }
+
+    /// The next chunk that is more than a comment, without the empty comment that leads the first event behind one.
+    pub(crate) async fn event(&mut self) -> Vec<u8> {
+        loop {
+            let chunk = self.chunk().await;
+            match chunk.strip_prefix(b":\n\n") {
+                Some(event) => return event.to_vec(),
+                None if chunk.starts_with(b":") => {}
+                None => return chunk,
+            }
+        }
     }
 
     /// A whole answer.

@@ -347,3 +347,24 @@ fn shutdown_refuses_what_is_held_and_ends_what_flies() {
     assert!(bench.hold.arrive(at(2.0), ARRIVAL, &mut bench.effects).is_err());
     assert_eq!(bench.hold.counts().exit_violations(), 0);
 }
+
+#[test]
+fn a_hold_that_refuses_holds_nothing_again() {
+    // Its model was removed: nobody will tick it or name it a replica any more.
+    for down in [false, true] {
+        let mut bench = Bench::plain();
+        bench.up(0.0, "a", 1);
+        let (key, _) = bench.arrive(1.0);
+        bench.hold.refuse(at(2.0), &mut bench.effects);
+        assert_eq!(bench.take(), [], "what is in flight may finish");
+        if down {
+            bench.hold.replica_down(at(3.0), &replica("a"), &mut bench.effects);
+            assert!(matches!(bench.take().as_slice(), [Effect::Reject { request, .. }] if *request == key));
+        } else {
+            let retry = bench.hold.failed(at(3.0), key, 1, Failure::Reset, &mut bench.effects);
+            assert!(matches!(retry, Retry::Over(rejection) if rejection.reason == Reason::UpstreamReset));
+        }
+        let counts = bench.hold.counts();
+        assert_eq!((counts.held, counts.in_flight, counts.exit_violations()), (0, 0, 0));
+    }
+}
