@@ -9,39 +9,54 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_loadline")).current_dir(root()).args(arguments).output().expect("the binary runs")
+}
+
 fn explain(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_loadline"))
-        .current_dir(root())
-        .arg("explain")
-        .args(arguments)
-        .output()
-        .expect("the binary runs")
+    run(&[&["explain"], arguments].concat())
 }
 
 struct Case {
     name: &'static str,
     manifest: &'static str,
+    model: Option<&'static str>,
     current: u64,
     desired: u64,
 }
 
+const LOCAL: &str = "local-two-models";
+
 /// Counts worked out by hand from the HPA algorithm.
 const CASES: &[Case] = &[
     // ceil(12/5 * 1) = 3
-    Case { name: "scale-up-on-waiting", manifest: "vllm-waiting-statefulset-hpa", current: 1, desired: 3 },
+    Case { name: "scale-up-on-waiting", manifest: "vllm-waiting-statefulset-hpa", model: None, current: 1, desired: 3 },
     // average 5.2 of 5 is within 10 %
-    Case { name: "queue-within-tolerance", manifest: "sglang-queue-statefulset-hpa", current: 2, desired: 2 },
+    Case {
+        name: "queue-within-tolerance",
+        manifest: "sglang-queue-statefulset-hpa",
+        model: None,
+        current: 2,
+        desired: 2,
+    },
     // 9/5 over one reporting pod; the silent and the loading pod count as 0: (9+0+0)/3 = 3 of 5, the other side of 1, so it stays
-    Case { name: "missing-pods", manifest: "vllm-waiting-deployment-hpa", current: 3, desired: 3 },
+    Case { name: "missing-pods", manifest: "vllm-waiting-deployment-hpa", model: None, current: 3, desired: 3 },
     // ceil(98/80 * 2) = 3
-    Case { name: "gpu-pinned", manifest: "dcgm-utilization-hpa", current: 2, desired: 3 },
+    Case { name: "gpu-pinned", manifest: "dcgm-utilization-hpa", model: None, current: 2, desired: 3 },
     // ceil(600/250 * 1) = 3, but 100 % of 1 in 15 s allows 2
-    Case { name: "external-queue", manifest: "igw-dual-hpa", current: 1, desired: 2 },
+    Case { name: "external-queue", manifest: "igw-dual-hpa", model: None, current: 1, desired: 2 },
     // ceil(5/5) = 1, but 5 was recommended two minutes ago
-    Case { name: "stabilised-scale-down", manifest: "vllm-running-external-hpa", current: 5, desired: 5 },
-    Case { name: "failed-metric", manifest: "igw-dual-hpa", current: 3, desired: 3 },
+    Case { name: "stabilised-scale-down", manifest: "vllm-running-external-hpa", model: None, current: 5, desired: 5 },
+    Case { name: "failed-metric", manifest: "igw-dual-hpa", model: None, current: 3, desired: 3 },
     // 100 % of 0 is 0
-    Case { name: "from-zero", manifest: "igw-dual-zero-hpa", current: 0, desired: 0 },
+    Case { name: "from-zero", manifest: "igw-dual-zero-hpa", model: None, current: 0, desired: 0 },
+    // ceil(72/11) = 7, but maxReplicas is 6
+    Case { name: "local-burst", manifest: LOCAL, model: Some("chat"), current: 3, desired: 6 },
+    // the replicas together ask for ceil(3/12) = 1; with a silent gateway nothing is lowered
+    Case { name: "local-held-by-evidence", manifest: LOCAL, model: Some("code"), current: 4, desired: 4 },
+    Case { name: "local-idle", manifest: LOCAL, model: Some("chat"), current: 1, desired: 0 },
+    // ceil(8/11) = 1, and the silent replica counts as full beside it
+    Case { name: "local-silent-replica", manifest: LOCAL, model: Some("chat"), current: 3, desired: 2 },
 ];
 
 #[test]
@@ -49,9 +64,12 @@ fn every_example_is_explained_as_in_its_golden_file() {
     for case in CASES {
         let manifest = format!("examples/explain/{}.yaml", case.manifest);
         let observed = format!("examples/explain/{}.observed.yaml", case.name);
-        let text = explain(&["-f", &manifest, "--observed", &observed]);
+        let mut arguments = vec!["-f", &manifest, "--observed", &observed];
+        arguments.extend(case.model.iter().flat_map(|model| ["--model", model]));
+        let text = explain(&arguments);
         assert!(text.status.success(), "{}: {}", case.name, String::from_utf8_lossy(&text.stderr));
-        let json = explain(&["-f", &manifest, "--observed", &observed, "-o", "json"]);
+        arguments.extend(["-o", "json"]);
+        let json = explain(&arguments);
         let report: serde_json::Value = serde_json::from_slice(&json.stdout).expect("one object");
         assert_eq!(
             (report["current"].as_u64(), report["desired"].as_u64()),
@@ -133,8 +151,49 @@ fn every_configuration_in_examples_reads_without_a_warning() {
 }
 
 #[test]
-fn the_reference_page_is_the_tables() {
-    golden_page("docs/reference/defaults.md", &loadline_manifest::reference_page());
+fn the_held_decision_names_what_is_not_known() {
+    let manifest = format!("examples/explain/{LOCAL}.yaml");
+    let observed = "examples/explain/local-held-by-evidence.observed.yaml";
+    let output = explain(&["-f", &manifest, "--observed", observed, "--model", "code", "-o", "json"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one object");
+    let reason = report["reason"].as_str().expect("a reason");
+    assert_eq!(reason, "4 kept rather than 1, too little is known: engine signals are live and the gateway is silent");
+}
+
+#[test]
+fn the_model_and_the_kind_of_file_must_fit() {
+    let local = format!("examples/explain/{LOCAL}.yaml");
+    let (hpa, pods) = ("examples/explain/igw-dual-hpa.yaml", "examples/explain/missing-pods.observed.yaml");
+    let burst = "examples/explain/local-burst.observed.yaml";
+    for (arguments, expect) in [
+        (vec!["-f", &local, "--observed", burst], "choose with `--model` one of chat, code"),
+        (vec!["-f", &local, "--observed", burst, "--model", "x"], "has no model `x`; it has chat, code"),
+        (vec!["-f", &local, "--observed", pods, "--model", "chat"], "`pods` is for a HorizontalPodAutoscaler"),
+        (vec!["-f", hpa, "--observed", burst], "`replicaStates` and `gateway` are for a `loadline.yaml`"),
+        (vec!["-f", hpa, "--observed", burst, "--model", "x"], "choose with `--name`"),
+    ] {
+        let output = explain(&arguments);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(expect), "{message}\n{expect}");
+    }
+}
+
+#[test]
+fn the_reference_pages_are_the_tables_and_the_commands() {
+    golden_page("docs/reference/configuration.md", &loadline_manifest::configuration_page());
+    golden_page("docs/reference/hpa-defaults.md", &loadline_manifest::hpa_defaults_page());
+    let page = run(&["help-markdown"]);
+    golden_page("docs/reference/cli.md", &String::from_utf8(page.stdout).expect("text"));
+}
+
+#[test]
+fn every_shell_gets_its_completions() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = run(&["completions", shell]);
+        let script = String::from_utf8(output.stdout).expect("text");
+        assert!(output.status.success() && script.contains("loadline") && script.contains("explain"), "{shell}");
+    }
 }
 
 fn golden_page(path: &str, got: &str) {

@@ -1,12 +1,15 @@
-//! `loadline explain`: one decision from one manifest and one observed file, step by step.
+//! `loadline explain`: one decision from one manifest or configuration and one observed file, step by step.
 
 use anyhow::{Context, Result, bail};
 use loadline_base::format_duration;
+use loadline_manifest::config::{Config, is_config, read_config};
 use loadline_manifest::hpa::{HpaDocument, POOL, lower, read_hpas};
 use loadline_manifest::observed::{self, Observed, read_observed};
 use loadline_manifest::{Faults, Limits};
 use loadline_policy::hpa::{Controller, HpaRule, Shown};
-use loadline_policy::{Policy, PoolDecision, PoolPolicy, Rule, Step, decide};
+use loadline_policy::{
+    Gate, GatewayObservation, Memory, Observation, Policy, PoolDecision, PoolPolicy, ReplicaState, Rule, Step, decide,
+};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::io::Read;
@@ -16,7 +19,7 @@ use std::process::ExitCode;
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The manifest with a HorizontalPodAutoscaler (autoscaling/v2 or v1).
+    /// The manifest with a HorizontalPodAutoscaler (autoscaling/v2 or v1), or a `loadline.yaml`.
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
     /// What was seen; docs/reference/observed.md describes it and examples/explain has examples.
@@ -25,6 +28,9 @@ pub(crate) struct Args {
     /// Which HorizontalPodAutoscaler, where the manifest has several.
     #[arg(long)]
     name: Option<String>,
+    /// Which model, where a `loadline.yaml` has several.
+    #[arg(long)]
+    model: Option<String>,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -42,21 +48,64 @@ enum Output {
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let limits = Limits::default();
     let file = args.file.display().to_string();
-    let document = pick(read_hpas(&file, &read_bounded(&args.file, &limits)?, &limits)?, args.name.as_deref(), &file)?;
+    let text = read_bounded(&args.file, &limits)?;
+    let observed_file = args.observed.display().to_string();
+    let seen =
+        || -> Result<Observed> { Ok(read_observed(&observed_file, &read_bounded(&args.observed, &limits)?, &limits)?) };
+    let report = if is_config(&file, &text, &limits) {
+        if args.name.is_some() {
+            bail!("`--name` chooses a HorizontalPodAutoscaler and `{file}` is a configuration; choose with `--model`");
+        }
+        of_model(&read_config(&file, &text, &limits)?.config, args.model.as_deref(), &file, &seen()?)?
+    } else {
+        if args.model.is_some() {
+            bail!("`--model` chooses a model of a `loadline.yaml` and `{file}` is a manifest; choose with `--name`");
+        }
+        of_hpa(&pick(read_hpas(&file, &text, &limits)?, args.name.as_deref(), &file)?, &file, &seen()?)?
+    };
+    match args.output {
+        Output::Text => print!("{}", report.text()),
+        Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Decides for a HorizontalPodAutoscaler.
+fn of_hpa(document: &HpaDocument, file: &str, observed: &Observed) -> Result<Report> {
+    if observed.replica_states.is_some() || observed.gateway.is_some() {
+        bail!(
+            "`replicaStates` and `gateway` are for a `loadline.yaml`; a HorizontalPodAutoscaler sees `pods` and `metrics`"
+        );
+    }
     let controller = Controller::default();
     document.check(&controller.gates)?;
     let policy = lower(&document.hpa, &controller).map_err(|errors| {
         let faults: Vec<_> = errors.iter().map(|error| document.fault(error)).collect();
         Faults::check(faults).err().map_or_else(|| anyhow::anyhow!("{file} is not valid"), anyhow::Error::new)
     })?;
-    let observed_file = args.observed.display().to_string();
-    let seen = read_observed(&observed_file, &read_bounded(&args.observed, &limits)?, &limits)?;
-    let report = Report::new(&document, &policy, &seen)?;
-    match args.output {
-        Output::Text => print!("{}", report.text()),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+    let meta = &document.hpa.metadata;
+    let namespace = if meta.namespace.is_empty() { String::new() } else { format!("{}/", meta.namespace) };
+    let inputs = observed::lower(observed, &policy);
+    Report::new(format!("{namespace}{}", meta.name), &policy, observed, inputs)
+}
+
+/// Decides for a model of a configuration.
+fn of_model(config: &Config, name: Option<&str>, file: &str, observed: &Observed) -> Result<Report> {
+    if observed.pods.is_some() {
+        bail!("`pods` is for a HorizontalPodAutoscaler; a `loadline.yaml` sees `replicaStates` and `gateway`");
     }
-    Ok(ExitCode::SUCCESS)
+    let names: Vec<&str> = config.models.iter().map(|model| model.name.as_str()).collect();
+    let model = match (name, config.models.as_slice()) {
+        (None, [only]) => only,
+        (None, _) => bail!("{file} has several models; choose with `--model` one of {}", names.join(", ")),
+        (Some(name), models) => models
+            .iter()
+            .find(|model| model.name == name)
+            .with_context(|| format!("{file} has no model `{name}`; it has {}", names.join(", ")))?,
+    };
+    let policy = model.policy(config);
+    let inputs = observed::lower_model(observed, model, &policy);
+    Report::new(model.name.clone(), &policy, observed, inputs)
 }
 
 fn read_bounded(path: &Path, limits: &Limits) -> Result<String> {
@@ -144,21 +193,18 @@ struct Report {
 }
 
 impl Report {
-    fn new(document: &HpaDocument, policy: &Policy, observed: &Observed) -> Result<Self> {
-        let (seen, memory) = observed::lower(observed, policy);
+    fn new(name: String, policy: &Policy, observed: &Observed, (seen, memory): (Observation, Memory)) -> Result<Self> {
         let (decision, _) = decide(policy, &seen, memory);
         let pool = policy.pools.get(POOL).context("the policy has no pool")?;
         let decided = decision.pools.get(POOL).context("the decision has no pool")?;
-        let meta = &document.hpa.metadata;
-        let namespace = if meta.namespace.is_empty() { String::new() } else { format!("{}/", meta.namespace) };
         let tolerance = tolerance(pool);
         Ok(Self {
-            name: format!("{namespace}{}", meta.name),
+            name,
             current: decided.from,
             desired: decided.desired,
             min: decided.min,
             max: decided.max,
-            seen: seen_line(observed),
+            seen: if policy.gate == Gate::On { seen_here(&seen) } else { seen_line(observed) },
             reason: decided.binding().map(ToString::to_string).unwrap_or_default(),
             metrics: decided.steps.iter().filter_map(|step| ratio(step, &tolerance)).collect(),
             carried: carried(decided, observed),
@@ -214,11 +260,11 @@ impl Report {
         for one in &self.carried {
             let less = one.with_one_less.map_or_else(
                 || "nobody would be left to carry it".to_owned(),
-                |value| format!("{value:.3} with one less"),
+                |value| format!("{value:.2} with one less"),
             );
             let _ = writeln!(
                 out,
-                "  {}: each of {} carries {:.3} for a target of {:.3}; {less}, {:.3} with one more",
+                "  {}: each of {} carries {:.2} for a target of {:.2}; {less}, {:.2} with one more",
                 one.metric, self.desired, one.at_desired, one.target, one.with_one_more
             );
         }
@@ -251,6 +297,42 @@ fn seen_line(observed: &Observed) -> String {
         }
     };
     format!("{} asked for, {status} in existence; {pods}; {past}", counted(observed.replicas))
+}
+
+/// What was seen of a model on this machine.
+fn seen_here(seen: &Observation) -> String {
+    let Some(pool) = seen.pools.get(POOL) else { return String::new() };
+    let in_state = |state| pool.replicas.iter().filter(|replica| replica.state == state).count();
+    let states: Vec<String> = [
+        ("ready", ReplicaState::Ready),
+        ("starting", ReplicaState::Starting),
+        ("draining", ReplicaState::Draining),
+        ("failed", ReplicaState::Failed),
+    ]
+    .into_iter()
+    .map(|(name, state)| (name, in_state(state)))
+    .filter(|(_, count)| *count > 0)
+    .map(|(name, count)| format!("{count} {name}"))
+    .collect();
+    let silent = pool
+        .replicas
+        .iter()
+        .filter(|replica| matches!(replica.state, ReplicaState::Ready | ReplicaState::Draining))
+        .filter(|replica| replica.running.is_none())
+        .count();
+    let silent = if silent > 0 { format!(" ({silent} of them silent)") } else { String::new() };
+    let gateway = match pool.gateway {
+        GatewayObservation::Live { held, in_flight, peak, idle_since, .. } => {
+            let idle = idle_since
+                .map(|since| format!(", idle for {}", format_duration(seen.now.since(since))))
+                .unwrap_or_default();
+            format!("{held} held, {in_flight} in flight, {peak} at the peak{idle}")
+        }
+        GatewayObservation::Missing => "silent".to_owned(),
+        GatewayObservation::Absent => "none".to_owned(),
+    };
+    let replicas = if states.is_empty() { "none exists".to_owned() } else { states.join(", ") };
+    format!("{} asked for; {replicas}{silent}; gateway: {gateway}", counted(pool.spec_replicas))
 }
 
 fn counted(replicas: u32) -> String {
@@ -293,10 +375,15 @@ fn carried(decided: &PoolDecision, observed: &Observed) -> Vec<Carried> {
             Shown::Value { .. } => return None,
         };
         // pods without a value add nothing to what is known to be carried
+        // a signal's average is over the replicas asked for
+        let is_signal = loadline_policy::signal::lookup(metric).is_some();
         let answered = observed.metrics.iter().find(|answer| metric.ends_with(&format!(" {}", answer.name)));
         let sources = answered
+            .filter(|_| !is_signal)
             .and_then(|answer| answer.pods.as_ref())
-            .map_or(existing, |pods| f64::from(u32::try_from(pods.len()).unwrap_or(u32::MAX)));
+            .map_or(if is_signal { f64::from(decided.from) } else { existing }, |pods| {
+                f64::from(u32::try_from(pods.len()).unwrap_or(u32::MAX))
+            });
         let total = float(shown_units(*shown)) / unit * sources;
         (desired >= 1.0 && existing >= 1.0).then(|| Carried {
             metric: metric.clone(),

@@ -5,11 +5,11 @@ use loadline_base::{ModelId, PoolId};
 use loadline_control::{MetricQuery, ModelSpec};
 use loadline_gateway::{GatewaySettings, ModelSettings};
 use loadline_hold::HoldSettings;
-use loadline_manifest::config::{Config, EngineConfig, EngineKind, Launch, ModelConfig};
-use loadline_policy::hpa::MetricSource;
-use loadline_policy::{Policy, Rule, signal};
+use loadline_manifest::config::{Config, EngineConfig, EngineKind, Launch, ModelConfig, ModelMetric, Origin};
+use loadline_policy::Policy;
 use loadline_process::{BackOff, PoolSpec, Readiness};
 use loadline_signals::dialect::{self, NamedQueries, NamedQuery, SignalName};
+use loadline_sim::profile::Profile;
 use std::collections::BTreeMap;
 use std::net::ToSocketAddrs;
 use std::sync::Arc;
@@ -38,6 +38,7 @@ pub(crate) struct Lowered {
 
 /// Lowers a configuration; `own_engine` is how this binary is started again as an engine.
 pub(crate) fn lower(config: &Config, own_engine: &[String]) -> Result<Lowered> {
+    check_profiles(config)?;
     let listen = config
         .listen
         .to_socket_addrs()
@@ -64,11 +65,7 @@ pub(crate) fn lower(config: &Config, own_engine: &[String]) -> Result<Lowered> {
         gateway: settings,
         pools: config.models.iter().map(|model| pool_spec(model, own_engine)).collect(),
         models: config.models.iter().map(|model| model_spec(config, model)).collect(),
-        scrape: config
-            .models
-            .iter()
-            .map(|model| (ModelId::new(model.name.as_str()), scrape_spec(config, model)))
-            .collect(),
+        scrape: config.models.iter().map(|model| (ModelId::new(model.name.as_str()), scrape_spec(model))).collect(),
         gpus: config.gpu_budget,
         scrape_period: config.scrape_period,
         longest_end: ends.max().unwrap_or_default(),
@@ -142,12 +139,9 @@ fn model_spec(config: &Config, model: &ModelConfig) -> ModelSpec {
         pools: model.policy(config).pools.into_values().map(|policy| (pool.clone(), policy)).collect(),
         ..model.policy(config)
     };
-    let queries = policy.pools.values().flat_map(|pool| match &pool.rule {
-        Rule::Hpa(rule) => rule.metrics.iter().map(|metric| query(&metric.source)),
-    });
     ModelSpec {
         model: ModelId::new(model.name.as_str()),
-        queries: queries.collect(),
+        queries: model.metrics.iter().map(query).collect(),
         pool,
         policy,
         slots: model.slots,
@@ -166,43 +160,31 @@ fn start_estimate(model: &ModelConfig) -> Duration {
 }
 
 /// Which source answers a metric on one machine.
-fn query(source: &MetricSource) -> MetricQuery {
-    match source {
-        MetricSource::Signal { name } if name == signal::REQUESTS_DEMAND => MetricQuery::GatewayDemand,
-        MetricSource::Signal { name } if name == signal::REQUESTS_HELD => MetricQuery::GatewayHeld,
-        MetricSource::Signal { name } => match SignalName::from_name(name) {
+fn query(metric: &ModelMetric) -> MetricQuery {
+    match metric.origin() {
+        Origin::GatewayDemand => MetricQuery::GatewayDemand,
+        Origin::GatewayHeld => MetricQuery::GatewayHeld,
+        Origin::GatewayInFlight => MetricQuery::GatewayInFlight,
+        Origin::Engine(name) => match SignalName::from_name(name) {
             Some(signal) => MetricQuery::Engine(signal),
             None => MetricQuery::Unanswerable(format!("there is no signal `{name}`")),
         },
-        MetricSource::Pods { metric, selector } | MetricSource::External { metric, selector } => {
-            MetricQuery::Series { key: named_query(metric, selector.as_deref()).key() }
-        }
-        MetricSource::Resource { .. } | MetricSource::ContainerResource { .. } => MetricQuery::Unanswerable(
-            "cpu and memory of local processes are not measured; use a `Signal` or `Pods` metric".to_owned(),
-        ),
-        MetricSource::Object { .. } => MetricQuery::Unanswerable(
-            "there are no Kubernetes objects on one machine; use a `Signal` metric".to_owned(),
-        ),
-        MetricSource::Unknown { kind } => MetricQuery::Unanswerable(format!("there is no metric type `{kind}`")),
+        Origin::PerReplica { series, labels } => MetricQuery::Series { key: named_query(series, labels).key() },
+        Origin::Total { series, labels } => MetricQuery::SeriesTotal { key: named_query(series, labels).key() },
     }
 }
 
-fn named_query(metric: &str, selector: Option<&str>) -> NamedQuery {
-    let pairs = selector.unwrap_or_default().split(',').filter_map(|pair| pair.split_once('='));
-    NamedQuery { name: metric.to_owned(), matching: pairs.collect() }
+fn named_query(series: &str, labels: &BTreeMap<String, String>) -> NamedQuery {
+    NamedQuery { name: series.to_owned(), matching: labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect() }
 }
 
-fn scrape_spec(config: &Config, model: &ModelConfig) -> ScrapeSpec {
-    let policy = model.policy(config);
-    let named: Vec<NamedQuery> = policy
-        .pools
-        .values()
-        .flat_map(|pool| match &pool.rule {
-            Rule::Hpa(rule) => rule.metrics.iter(),
-        })
-        .filter_map(|metric| match &metric.source {
-            MetricSource::Pods { metric, selector } | MetricSource::External { metric, selector } => {
-                Some(named_query(metric, selector.as_deref()))
+fn scrape_spec(model: &ModelConfig) -> ScrapeSpec {
+    let named: Vec<NamedQuery> = model
+        .metrics
+        .iter()
+        .filter_map(|metric| match metric.origin() {
+            Origin::PerReplica { series, labels } | Origin::Total { series, labels } => {
+                Some(named_query(series, labels))
             }
             _ => None,
         })
@@ -219,5 +201,54 @@ fn scrape_spec(config: &Config, model: &ModelConfig) -> ScrapeSpec {
             EngineKind::RayServe => Some(dialect::EngineKind::RayServe),
         },
         named: (!named.is_empty()).then(|| Arc::new(NamedQueries::new(&named))),
+    }
+}
+
+/// The profiles that built-in engines are to have must exist.
+fn check_profiles(config: &Config) -> Result<()> {
+    for (index, model) in config.models.iter().enumerate() {
+        if let Launch::Engine(EngineConfig { profile: Some(profile), .. }) = &model.launch {
+            Profile::find(profile).with_context(|| format!("`models[{index}].engine.profile` is not known"))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use loadline_manifest::Limits;
+    use loadline_manifest::config::read_config;
+
+    fn lowered(model: &str) -> Result<Lowered> {
+        let text = format!("models:\n- name: m\n{model}");
+        let loaded = read_config("loadline.yaml", &text, &Limits::default()).expect("reads");
+        lower(&loaded.config, &["loadline".to_owned()])
+    }
+
+    #[test]
+    fn an_unknown_profile_is_refused_with_the_nearest() {
+        let error = lowered("  engine: {profile: l40s/meta-llama-3.1-8b/tp2}\n").expect_err("refused");
+        let text = format!("{error:#}");
+        assert!(text.contains("models[0].engine.profile") && text.contains("did you mean"), "{text}");
+    }
+
+    #[test]
+    fn each_metric_has_its_source_and_what_is_scraped_for_it() {
+        let text = "  engine: {maxNumSeqs: 7}\n  metrics:\n  - {type: External, external: {metric: {name: igw_queue_depth}, target: {type: Value, value: 9}}}\n  - {type: External, external: {metric: {name: 'a:b', selector: {matchLabels: {x: 'y,z'}}}, target: {type: Value, value: 9}}}\n  - {type: Pods, pods: {metric: {name: c}, target: {type: AverageValue, averageValue: 5}}}\n";
+        let lowered = lowered(text).expect("lowers");
+        let spec = &lowered.models[0];
+        let total = NamedQuery { name: "a:b".to_owned(), matching: [("x", "y,z")].into_iter().collect() };
+        assert_eq!(
+            spec.queries,
+            [
+                MetricQuery::GatewayHeld,
+                MetricQuery::SeriesTotal { key: total.key() },
+                MetricQuery::Series { key: "c".to_owned() }
+            ]
+        );
+        let c = NamedQuery { name: "c".to_owned(), matching: loadline_base::Labels::new() };
+        assert_eq!(lowered.scrape[&spec.model].named.as_deref(), Some(&NamedQueries::new(&[total, c])));
+        assert_eq!(spec.slots, 7);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Config, ModelConfig};
 use loadline_base::PoolId;
-use loadline_policy::hpa::{Controller, HpaRule, MetricSource, MetricSpec, MetricTarget};
+use loadline_policy::hpa::{Controller, HpaRule};
 use loadline_policy::{Gate, Idle, Policy, PoolPolicy, Rule};
 use std::collections::BTreeMap;
 
@@ -10,16 +10,8 @@ impl ModelConfig {
     /// The policy of this model; its one pool is [`crate::hpa::POOL`].
     #[must_use]
     pub fn policy(&self, config: &Config) -> Policy {
-        let metrics = self
-            .metrics
-            .iter()
-            .map(|metric| MetricSpec {
-                source: MetricSource::Signal { name: metric.name.clone() },
-                target: MetricTarget::average_value(metric.average_value.milli_value()),
-            })
-            .collect();
         let rule = HpaRule {
-            metrics,
+            metrics: self.metrics.iter().map(super::ModelMetric::spec).collect(),
             behavior: Some(crate::hpa::behavior_of(self.behavior.clone())),
             controller: Controller::default(),
         };

@@ -4,14 +4,17 @@
 
 pub mod defaults;
 mod lower;
+mod metric;
 mod print;
 mod raw;
 mod read;
+mod restart;
 
+pub use metric::{GATEWAY_METRICS, ModelMetric, Origin, SignalMetric};
 pub use print::print_config;
-pub use read::{Loaded, read_config};
+pub use read::{Loaded, is_config, read_config};
+pub use restart::AT_START;
 
-use loadline_base::Quantity;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,31 +22,16 @@ use std::time::Duration;
 /// Everything that `loadline up` is told; all defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// `host:port` of the OpenAI API.
+    /// `host:port` of the OpenAI API, `/metrics`, `/healthz`, `/readyz` and `/status`.
     pub listen: String,
-    /// `host:port` of metrics, health and status.
-    pub admin: String,
     /// GPUs that all replicas together may take; `None` for no limit.
     pub gpu_budget: Option<u32>,
     /// How often each replica's metrics page is read.
     pub scrape_period: Duration,
-    /// The longest time between two decisions of a model.
-    pub sync_period: Duration,
-    /// TLS of `listen`.
-    pub tls: Option<Tls>,
     /// Limits of the gateway.
     pub gateway: GatewayConfig,
-    /// The models, with names and aliases all different.
+    /// The models, with names all different.
     pub models: Vec<ModelConfig>,
-}
-
-/// PEM files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tls {
-    /// The certificate chain.
-    pub cert_file: String,
-    /// The private key.
-    pub key_file: String,
 }
 
 /// Limits of the gateway.
@@ -53,16 +41,36 @@ pub struct GatewayConfig {
     pub max_body_bytes: u64,
     /// Largest request head.
     pub max_header_bytes: u64,
-    /// Most header fields.
-    pub max_headers: u32,
     /// Time for a request head.
     pub header_timeout: Duration,
-    /// Time for a request body.
+    /// Longest silence while a request body is sent, and longest wait for room to read it.
     pub body_timeout: Duration,
-    /// How long a connection without a request is kept.
-    pub idle_timeout: Duration,
-    /// Most open client connections.
+    /// Least bytes per second of a request body on average, once `body_timeout` has passed.
+    pub min_body_rate: u64,
+    /// Most open client connections, at least 1.
     pub max_connections: u32,
+    /// Most HTTP/2 requests at once on one client connection, at least 1.
+    pub h2_max_streams: u32,
+    /// Time for a connection to a replica.
+    pub connect_timeout: Duration,
+    /// From a request sent to the head of its answer.
+    pub response_timeout: Duration,
+    /// Longest silence of a replica within its answer.
+    pub stream_idle_timeout: Duration,
+    /// Longest time that a client takes no byte.
+    pub write_stall_timeout: Duration,
+    /// Idle connections kept to each replica.
+    pub idle_connections_per_replica: u32,
+    /// Times a request may be given to a replica, at least 1.
+    pub max_attempts: u32,
+    /// Retries allowed per hundred requests.
+    pub retry_percent: u32,
+    /// Larger bodies are not sent a second time.
+    pub retry_body_bytes: u64,
+    /// Whether a request whose expected wait is too long is refused on arrival.
+    pub early_reject: bool,
+    /// Whether a new replica gets its requests step by step.
+    pub ramp: bool,
     /// Most requests held per model.
     pub held_requests: u32,
     /// Most body bytes held per model.
@@ -84,7 +92,7 @@ pub struct GatewayConfig {
 /// What a replica is.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Launch {
-    /// A command; `{port}` is replaced by the replica's port, `{slot}` by its slot number, `{gpu}` by its device list.
+    /// A command; `{port}` is replaced by the replica's port, `{slot}` by its slot number, `{gpu}` by its slot's devices.
     Command(Vec<String>),
     /// The built-in engine.
     Engine(EngineConfig),
@@ -103,7 +111,7 @@ pub struct EngineConfig {
     pub speedup: f64,
     /// How long a start takes; `None` for the profile's.
     pub startup: Option<Duration>,
-    /// Seed; each replica adds its slot number.
+    /// Seed, the same for every replica.
     pub seed: u64,
 }
 
@@ -144,15 +152,6 @@ pub enum EngineKind {
     RayServe,
 }
 
-/// One metric of a model: a normalised signal and its target per replica.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SignalMetric {
-    /// A name of [`loadline_policy::signal::SIGNALS`].
-    pub name: String,
-    /// `averageValue`, positive.
-    pub average_value: Quantity,
-}
-
 /// Pauses between restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Restart {
@@ -180,16 +179,12 @@ pub struct Keepalive {
 pub struct ModelConfig {
     /// As clients name it.
     pub name: String,
-    /// Further names.
-    pub aliases: Vec<String>,
     /// What a replica is.
     pub launch: Launch,
     /// Whose metrics page it has.
     pub engine_kind: EngineKind,
     /// Answers 200 once the replica serves.
     pub readiness_path: String,
-    /// How often it is asked during a start.
-    pub readiness_period: Duration,
     /// The metrics page.
     pub metrics_path: String,
     /// Requests in flight per replica, at least 1.
@@ -199,7 +194,7 @@ pub struct ModelConfig {
     /// The greatest count, at least 1 and `min_replicas`.
     pub max_replicas: u32,
     /// What is measured; not empty.
-    pub metrics: Vec<SignalMetric>,
+    pub metrics: Vec<ModelMetric>,
     /// How fast to go, API defaults filled in.
     pub behavior: crate::hpa::Behavior,
     /// Go to zero after this long without work.
@@ -220,10 +215,6 @@ pub struct ModelConfig {
     pub gpu_devices: Vec<Vec<String>>,
     /// SSE comments to held streams.
     pub keepalive: Keepalive,
-    /// Objective for the time to first token.
-    pub slo_ttft: Option<Duration>,
-    /// Objective for the time per output token.
-    pub slo_tpot: Option<Duration>,
     /// Wait for a cold start.
     pub cold_wait: Duration,
     /// Wait for a free slot.

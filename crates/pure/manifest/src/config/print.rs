@@ -1,10 +1,10 @@
 //! Every default in force, as a file that reads back to the same configuration.
 
 use super::raw::{
-    RawConfig, RawEngine, RawGateway, RawGpus, RawIdle, RawKeepalive, RawMetric, RawModel, RawReadiness, RawRestart,
-    RawSignal, RawSlo, RawTls, Size, Span, Word,
+    Gpus, RawConfig, RawEngine, RawGateway, RawGpus, RawIdle, RawKeepalive, RawMetric, RawModel, RawReadiness, RawRestart,
+    RawSignal, Size, Span, Word,
 };
-use super::{Config, EngineConfig, GatewayConfig, Launch, ModelConfig, SignalMetric};
+use super::{Config, EngineConfig, GatewayConfig, Launch, ModelConfig, ModelMetric};
 use crate::hpa::MetricTarget;
 
 /// Writes the configuration as YAML with every value in force.
@@ -12,14 +12,8 @@ use crate::hpa::MetricTarget;
 pub fn print_config(config: &Config) -> String {
     let raw = RawConfig {
         listen: Some(config.listen.clone()),
-        admin: Some(config.admin.clone()),
         gpu_budget: config.gpu_budget,
         scrape_period: Some(Span(config.scrape_period)),
-        sync_period: Some(Span(config.sync_period)),
-        tls: config
-            .tls
-            .as_ref()
-            .map(|tls| RawTls { cert_file: Some(tls.cert_file.clone()), key_file: Some(tls.key_file.clone()) }),
         gateway: Some(gateway(&config.gateway)),
         models: Some(config.models.iter().map(model).collect()),
     };
@@ -31,11 +25,21 @@ fn gateway(gateway: &GatewayConfig) -> RawGateway {
     RawGateway {
         max_body_bytes: Some(Size(gateway.max_body_bytes)),
         max_header_bytes: Some(Size(gateway.max_header_bytes)),
-        max_headers: Some(gateway.max_headers),
         header_timeout: Some(Span(gateway.header_timeout)),
         body_timeout: Some(Span(gateway.body_timeout)),
-        idle_timeout: Some(Span(gateway.idle_timeout)),
+        min_body_rate: Some(Size(gateway.min_body_rate)),
         max_connections: Some(gateway.max_connections),
+        h2_max_streams: Some(gateway.h2_max_streams),
+        connect_timeout: Some(Span(gateway.connect_timeout)),
+        response_timeout: Some(Span(gateway.response_timeout)),
+        stream_idle_timeout: Some(Span(gateway.stream_idle_timeout)),
+        write_stall_timeout: Some(Span(gateway.write_stall_timeout)),
+        idle_connections_per_replica: Some(gateway.idle_connections_per_replica),
+        max_attempts: Some(gateway.max_attempts),
+        retry_percent: Some(gateway.retry_percent),
+        retry_body_bytes: Some(Size(gateway.retry_body_bytes)),
+        early_reject: Some(gateway.early_reject),
+        ramp: Some(gateway.ramp),
         held_requests: Some(gateway.held_requests),
         held_bytes: Some(Size(gateway.held_bytes)),
         held_bytes_total: Some(Size(gateway.held_bytes_total)),
@@ -62,16 +66,22 @@ fn engine(engine: &EngineConfig) -> RawEngine {
     }
 }
 
-fn metric(metric: &SignalMetric) -> RawMetric {
-    let target = MetricTarget {
-        kind: "AverageValue".to_owned(),
-        average_value: Some(metric.average_value),
-        ..MetricTarget::default()
-    };
-    RawMetric {
-        kind: "Signal".to_owned(),
-        signal: Some(RawSignal { name: Some(metric.name.clone()), target: Some(target) }),
-        ..RawMetric::default()
+fn metric(metric: &ModelMetric) -> RawMetric {
+    let kind = |kind: &str| RawMetric { kind: kind.to_owned(), ..RawMetric::default() };
+    match metric {
+        ModelMetric::Signal(signal) => {
+            let target = MetricTarget {
+                kind: "AverageValue".to_owned(),
+                average_value: Some(signal.average_value),
+                ..MetricTarget::default()
+            };
+            RawMetric {
+                signal: Some(RawSignal { name: Some(signal.name.clone()), target: Some(target) }),
+                ..kind("Signal")
+            }
+        }
+        ModelMetric::Pods(source) => RawMetric { pods: Some(source.clone()), ..kind("Pods") },
+        ModelMetric::External(source) => RawMetric { external: Some(source.clone()), ..kind("External") },
     }
 }
 
@@ -82,14 +92,10 @@ fn model(model: &ModelConfig) -> RawModel {
     };
     RawModel {
         name: Some(model.name.clone()),
-        aliases: Some(model.aliases.clone()),
         command,
         engine: built_in,
         engine_kind: Some(model.engine_kind),
-        readiness: Some(RawReadiness {
-            path: Some(model.readiness_path.clone()),
-            period: Some(Span(model.readiness_period)),
-        }),
+        readiness: Some(RawReadiness { path: Some(model.readiness_path.clone()) }),
         metrics_path: Some(model.metrics_path.clone()),
         slots: Some(model.slots),
         min_replicas: Some(model.min_replicas),
@@ -106,16 +112,15 @@ fn model(model: &ModelConfig) -> RawModel {
             reset_after: Some(Span(model.restart.reset_after)),
         }),
         env: Some(model.env.iter().map(|(name, value)| (name.clone(), Word(value.clone()))).collect()),
-        gpus: Some(RawGpus {
+        gpus: Some(Gpus(RawGpus {
             per_replica: Some(model.gpus_per_replica),
             devices: Some(model.gpu_devices.iter().map(|list| words(list)).collect()),
-        }),
+        })),
         keepalive: Some(RawKeepalive {
             enabled: Some(model.keepalive.enabled),
             grace: Some(Span(model.keepalive.grace)),
             period: Some(Span(model.keepalive.period)),
         }),
-        slo: Some(RawSlo { ttft: model.slo_ttft.map(Span), tpot: model.slo_tpot.map(Span) }),
         cold_wait: Some(Span(model.cold_wait)),
         saturated_wait: Some(Span(model.saturated_wait)),
     }

@@ -1,8 +1,11 @@
 //! `loadline.yaml` as written: every field optional, unknown ones refused.
 
-use crate::hpa::{Behavior, MetricTarget};
+use crate::hpa::{
+    Behavior, ContainerResourceSource, ExternalSource, MetricTarget, ObjectSource, PodsSource, ResourceSource,
+};
 use loadline_base::{Quantity, format_duration, parse_duration};
-use serde::de::{Error, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -123,18 +126,26 @@ macro_rules! raw {
 }
 
 raw!(RawConfig {
-    listen: String, admin: String, gpu_budget: u32, scrape_period: Span, sync_period: Span, tls: RawTls,
-    gateway: RawGateway, models: Vec<RawModel>,
+    listen: String, gpu_budget: u32, scrape_period: Span, gateway: RawGateway, models: Vec<RawModel>,
 });
-raw!(RawTls { cert_file: String, key_file: String });
 raw!(RawGateway {
     max_body_bytes: Size,
     max_header_bytes: Size,
-    max_headers: u32,
     header_timeout: Span,
     body_timeout: Span,
-    idle_timeout: Span,
+    min_body_rate: Size,
     max_connections: u32,
+    h2_max_streams: u32,
+    connect_timeout: Span,
+    response_timeout: Span,
+    stream_idle_timeout: Span,
+    write_stall_timeout: Span,
+    idle_connections_per_replica: u32,
+    max_attempts: u32,
+    retry_percent: u32,
+    retry_body_bytes: Size,
+    early_reject: bool,
+    ramp: bool,
     held_requests: u32,
     held_bytes: Size,
     held_bytes_total: Size,
@@ -145,22 +156,61 @@ raw!(RawGateway {
     legacy_metrics: bool,
 });
 raw!(RawModel {
-    name: String, aliases: Vec<String>, command: Vec<Word>, engine: RawEngine, engine_kind: super::EngineKind,
+    name: String, command: Vec<Word>, engine: RawEngine, engine_kind: super::EngineKind,
     readiness: RawReadiness, metrics_path: String, slots: u32, min_replicas: u32, max_replicas: u32,
     metrics: Vec<RawMetric>, behavior: Behavior, idle: RawIdle, startup_timeout: Span, drain_timeout: Span,
-    termination_grace: Span, restart: RawRestart, env: BTreeMap<String, Word>, gpus: RawGpus, keepalive: RawKeepalive,
-    slo: RawSlo, cold_wait: Span, saturated_wait: Span,
+    termination_grace: Span, restart: RawRestart, env: BTreeMap<String, Word>, gpus: Gpus, keepalive: RawKeepalive,
+    cold_wait: Span, saturated_wait: Span,
 });
 raw!(RawEngine { profile: String, dialect: super::Dialect, max_num_seqs: u32, speedup: f64, startup: Span, seed: u64 });
-raw!(RawReadiness { path: String, period: Span });
+raw!(RawReadiness { path: String });
 raw!(RawIdle { after: Span });
 raw!(RawRestart { initial: Span, max: Span, reset_after: Span });
 raw!(RawGpus { per_replica: u32, devices: Vec<Vec<Word>>, });
+
+/// GPUs of a replica: a mapping, or only their number.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[serde(transparent)]
+pub(super) struct Gpus(pub(super) RawGpus);
+
+struct GpusVisitor;
+
+impl<'de> Visitor<'de> for GpusVisitor {
+    type Value = Gpus;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number of GPUs, or `perReplica` and `devices`")
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Gpus, E> {
+        match u32::try_from(value) {
+            Ok(count) => Ok(Gpus(RawGpus { per_replica: Some(count), devices: None })),
+            Err(_) => Err(E::invalid_value(Unexpected::Unsigned(value), &self)),
+        }
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Gpus, E> {
+        match u64::try_from(value) {
+            Ok(count) => self.visit_u64(count),
+            Err(_) => Err(E::invalid_value(Unexpected::Signed(value), &self)),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Gpus, A::Error> {
+        RawGpus::deserialize(MapAccessDeserializer::new(map)).map(Gpus)
+    }
+}
+
+impl<'de> Deserialize<'de> for Gpus {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(GpusVisitor)
+    }
+}
+
 raw!(RawKeepalive { enabled: bool, grace: Span, period: Span });
-raw!(RawSlo { ttft: Span, tpot: Span });
 raw!(RawSignal { name: String, target: MetricTarget });
 
-/// One metric. The other sources of autoscaling/v2 are known by name, so that the answer can say why they cannot be used here.
+/// One metric: `Signal`, or as autoscaling/v2 has it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(super) struct RawMetric {
@@ -168,14 +218,14 @@ pub(super) struct RawMetric {
     pub(super) kind: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) signal: Option<RawSignal>,
-    #[serde(skip_serializing)]
-    pub(super) resource: serde::de::IgnoredAny,
-    #[serde(skip_serializing)]
-    pub(super) container_resource: serde::de::IgnoredAny,
-    #[serde(skip_serializing)]
-    pub(super) pods: serde::de::IgnoredAny,
-    #[serde(skip_serializing)]
-    pub(super) object: serde::de::IgnoredAny,
-    #[serde(skip_serializing)]
-    pub(super) external: serde::de::IgnoredAny,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) resource: Option<ResourceSource>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) container_resource: Option<ContainerResourceSource>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pods: Option<PodsSource>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) object: Option<ObjectSource>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) external: Option<ExternalSource>,
 }

@@ -2,12 +2,14 @@
 
 use super::raw::{RawConfig, RawEngine, RawGateway, RawGpus, RawMetric, RawModel, Size, Span, Word};
 use super::{
-    Config, Dialect, EngineConfig, EngineKind, GatewayConfig, Keepalive, Launch, ModelConfig, Restart, SignalMetric,
-    Tls, defaults,
+    Config, Dialect, EngineConfig, EngineKind, GatewayConfig, Keepalive, Launch, ModelConfig, ModelMetric, Restart,
+    SignalMetric, defaults,
 };
 use crate::defaults::Entry;
-use crate::hpa::{Behavior, Direction, default_rules, validate_behavior};
-use crate::yaml::{self, Fault, Faults, Limits, Node, did_you_mean};
+use crate::hpa::{
+    Behavior, Direction, MetricIdentifier, MetricSpec, default_rules, validate_behavior, validate_metric,
+};
+use crate::yaml::{self, Fault, Faults, Limits, Node, Value, did_you_mean};
 use loadline_base::{Quantity, format_duration};
 use loadline_policy::signal::{REQUESTS_DEMAND, SIGNALS, lookup};
 use std::collections::BTreeMap;
@@ -36,12 +38,24 @@ pub fn read_config(file: &str, text: &str, limits: &Limits) -> Result<Loaded, Fa
     Ok(Loaded { config, warnings: reader.warnings })
 }
 
+/// Whether a file is a `loadline.yaml` rather than Kubernetes objects: one mapping with `models` and without `kind`.
+#[must_use]
+pub fn is_config(file: &str, text: &str, limits: &Limits) -> bool {
+    yaml::read_one(file, text, limits).is_ok_and(|node| {
+        matches!(node.value, Value::Map(_)) && node.get("models").is_some() && node.get("kind").is_none()
+    })
+}
+
 fn span(written: Option<Span>, default: &Entry) -> Duration {
     written.map_or(default.span(), |span| span.0)
 }
 
 fn size(written: Option<Size>, default: &Entry) -> u64 {
     written.map_or(default.count(), |size| size.0)
+}
+
+fn count(written: Option<u32>, default: &Entry) -> u32 {
+    written.unwrap_or(default.count_u32())
 }
 
 fn text(written: Option<String>, default: &Entry) -> String {
@@ -83,13 +97,6 @@ impl Reader<'_> {
 
     fn config(&mut self, raw: RawConfig) -> Config {
         let gateway = self.gateway(raw.gateway.unwrap_or_default());
-        let tls = raw.tls.and_then(|tls| match (tls.cert_file, tls.key_file) {
-            (Some(cert_file), Some(key_file)) => Some(Tls { cert_file, key_file }),
-            _ => {
-                self.wrong("tls", "needs both `certFile` and `keyFile`; add the missing one or remove `tls`");
-                None
-            }
-        });
         let raw_models = raw.models.unwrap_or_default();
         if raw_models.is_empty() {
             self.wrong("models", "no model is configured; add one with `name` and either `command` or `engine`");
@@ -100,27 +107,45 @@ impl Reader<'_> {
             .map(|(index, model)| self.model(model, &format!("models[{index}]"), &gateway))
             .collect();
         Config {
-            listen: text(raw.listen, &defaults::LISTEN),
-            admin: text(raw.admin, &defaults::ADMIN),
+            listen: self.address(text(raw.listen, &defaults::LISTEN)),
             gpu_budget: raw.gpu_budget,
             scrape_period: self.positive("scrapePeriod", span(raw.scrape_period, &defaults::SCRAPE_PERIOD)),
-            sync_period: self.positive("syncPeriod", span(raw.sync_period, &defaults::SYNC_PERIOD)),
-            tls,
             gateway,
             models,
         }
+    }
+
+    fn address(&mut self, value: String) -> String {
+        let is_right = value
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok());
+        if !is_right {
+            let message = format!("`{value}` is not `host:port`; write for example `127.0.0.1:8080`");
+            self.wrong("listen", message);
+        }
+        value
     }
 
     fn gateway(&mut self, raw: RawGateway) -> GatewayConfig {
         let gateway = GatewayConfig {
             max_body_bytes: size(raw.max_body_bytes, &defaults::MAX_BODY),
             max_header_bytes: size(raw.max_header_bytes, &defaults::MAX_HEADER_BYTES),
-            max_headers: raw.max_headers.unwrap_or(defaults::MAX_HEADERS.count_u32()),
             header_timeout: span(raw.header_timeout, &defaults::HEADER_TIMEOUT),
             body_timeout: span(raw.body_timeout, &defaults::BODY_TIMEOUT),
-            idle_timeout: span(raw.idle_timeout, &defaults::IDLE_TIMEOUT),
-            max_connections: raw.max_connections.unwrap_or(defaults::MAX_CONNECTIONS.count_u32()),
-            held_requests: raw.held_requests.unwrap_or(defaults::HELD_REQUESTS.count_u32()),
+            min_body_rate: size(raw.min_body_rate, &defaults::MIN_BODY_RATE),
+            max_connections: count(raw.max_connections, &defaults::MAX_CONNECTIONS),
+            h2_max_streams: count(raw.h2_max_streams, &defaults::H2_MAX_STREAMS),
+            connect_timeout: span(raw.connect_timeout, &defaults::CONNECT_TIMEOUT),
+            response_timeout: span(raw.response_timeout, &defaults::RESPONSE_TIMEOUT),
+            stream_idle_timeout: span(raw.stream_idle_timeout, &defaults::STREAM_IDLE_TIMEOUT),
+            write_stall_timeout: span(raw.write_stall_timeout, &defaults::WRITE_STALL_TIMEOUT),
+            idle_connections_per_replica: count(raw.idle_connections_per_replica, &defaults::IDLE_CONNECTIONS),
+            max_attempts: count(raw.max_attempts, &defaults::MAX_ATTEMPTS),
+            retry_percent: count(raw.retry_percent, &defaults::RETRY_PERCENT),
+            retry_body_bytes: size(raw.retry_body_bytes, &defaults::RETRY_BODY_BYTES),
+            early_reject: raw.early_reject.unwrap_or(defaults::EARLY_REJECT.switch()),
+            ramp: raw.ramp.unwrap_or(defaults::RAMP.switch()),
+            held_requests: count(raw.held_requests, &defaults::HELD_REQUESTS),
             held_bytes: size(raw.held_bytes, &defaults::HELD_BYTES),
             held_bytes_total: size(raw.held_bytes_total, &defaults::HELD_BYTES_TOTAL),
             saturated_wait: span(raw.saturated_wait, &defaults::SATURATED_WAIT),
@@ -129,14 +154,25 @@ impl Reader<'_> {
             top_level_controller_name: text(raw.top_level_controller_name, &defaults::CONTROLLER),
             legacy_metrics: raw.legacy_metrics.unwrap_or(defaults::LEGACY_METRICS.switch()),
         };
-        for (field, value) in [
-            ("maxHeaders", gateway.max_headers),
-            ("maxConnections", gateway.max_connections),
-            ("heldRequests", gateway.held_requests),
+        for (entry, value) in [
+            (&defaults::MAX_CONNECTIONS, gateway.max_connections),
+            (&defaults::H2_MAX_STREAMS, gateway.h2_max_streams),
+            (&defaults::MAX_ATTEMPTS, gateway.max_attempts),
+            (&defaults::HELD_REQUESTS, gateway.held_requests),
         ] {
             if value == 0 {
-                self.wrong(&format!("gateway.{field}"), "must be at least 1");
+                self.wrong(entry.field, "must be at least 1");
             }
+        }
+        for (entry, value) in [
+            (&defaults::HEADER_TIMEOUT, gateway.header_timeout),
+            (&defaults::BODY_TIMEOUT, gateway.body_timeout),
+            (&defaults::CONNECT_TIMEOUT, gateway.connect_timeout),
+            (&defaults::RESPONSE_TIMEOUT, gateway.response_timeout),
+            (&defaults::STREAM_IDLE_TIMEOUT, gateway.stream_idle_timeout),
+            (&defaults::WRITE_STALL_TIMEOUT, gateway.write_stall_timeout),
+        ] {
+            self.positive(entry.field, value);
         }
         if gateway.max_body_bytes > gateway.held_bytes {
             let message = format!(
@@ -164,22 +200,23 @@ impl Reader<'_> {
         }
         let max_replicas =
             raw.max_replicas.unwrap_or(defaults::MAX_REPLICAS.count_u32().max(raw.min_replicas.unwrap_or(0)));
-        let (gpus_per_replica, gpu_devices) = self.gpus(raw.gpus.unwrap_or_default(), max_replicas, path);
+        let (gpus_per_replica, gpu_devices) = self.gpus(raw.gpus.unwrap_or_default().0, max_replicas, path);
+        let env: BTreeMap<String, String> =
+            raw.env.unwrap_or_default().into_iter().map(|(name, value)| (name, value.0)).collect();
+        if gpu_devices.is_empty() {
+            self.devices_to_replace(&launch, &env, path);
+        }
         let readiness = raw.readiness.unwrap_or_default();
         let restart = raw.restart.unwrap_or_default();
         let keepalive = raw.keepalive.unwrap_or_default();
-        let slo = raw.slo.unwrap_or_default();
         ModelConfig {
             metrics: self.metrics(raw.metrics.unwrap_or_default(), slots, path),
             behavior: self.behavior(raw.behavior, path),
             name,
-            aliases: raw.aliases.unwrap_or_default(),
             launch,
             engine_kind: raw.engine_kind.unwrap_or(EngineKind::Auto),
             readiness_path: self
                 .url_path(text(readiness.path, &defaults::READINESS_PATH), &format!("{path}.readiness.path")),
-            readiness_period: self
-                .positive(&format!("{path}.readiness.period"), span(readiness.period, &defaults::READINESS_PERIOD)),
             metrics_path: self
                 .url_path(text(raw.metrics_path, &defaults::METRICS_PATH), &format!("{path}.metricsPath")),
             slots,
@@ -195,7 +232,7 @@ impl Reader<'_> {
                 max: span(restart.max, &defaults::RESTART_MAX),
                 reset_after: span(restart.reset_after, &defaults::RESTART_RESET),
             },
-            env: raw.env.unwrap_or_default().into_iter().map(|(name, value)| (name, value.0)).collect(),
+            env,
             gpus_per_replica,
             gpu_devices,
             keepalive: Keepalive {
@@ -204,8 +241,6 @@ impl Reader<'_> {
                 period: self
                     .positive(&format!("{path}.keepalive.period"), span(keepalive.period, &defaults::KEEPALIVE_PERIOD)),
             },
-            slo_ttft: slo.ttft.map(|span| span.0),
-            slo_tpot: slo.tpot.map(|span| span.0),
             cold_wait: raw.cold_wait.map_or(gateway.cold_wait, |span| span.0),
             saturated_wait: raw.saturated_wait.map_or(gateway.saturated_wait, |span| span.0),
         }
@@ -275,6 +310,20 @@ impl Reader<'_> {
         (raw.per_replica.unwrap_or(longest.max(defaults::GPUS_PER_REPLICA.count_u32())), devices)
     }
 
+    /// Where there are no device lists, nothing could stand in the place of `{gpu}`.
+    fn devices_to_replace(&mut self, launch: &Launch, env: &BTreeMap<String, String>, path: &str) {
+        let command: &[String] = match launch {
+            Launch::Command(command) => command,
+            Launch::Engine(_) => &[],
+        };
+        let words = command.iter().enumerate().map(|(index, word)| (format!("{path}.command[{index}]"), word));
+        let variables = env.iter().map(|(name, value)| (format!("{path}.env.{name}"), value));
+        for (place, _) in words.chain(variables).filter(|(_, text)| text.contains("{gpu}")) {
+            let message = "`{gpu}` needs device lists; write one per replica, for example `gpus: {devices: [[0], [1]]}`, or remove `{gpu}`";
+            self.wrong(&place, message);
+        }
+    }
+
     fn behavior(&mut self, written: Option<Behavior>, path: &str) -> Behavior {
         let mut behavior = written.unwrap_or_default();
         let mut down = default_rules(Direction::Down, behavior.scale_down.take());
@@ -287,12 +336,12 @@ impl Reader<'_> {
         filled
     }
 
-    fn metrics(&mut self, raw: Vec<RawMetric>, slots: u32, path: &str) -> Vec<SignalMetric> {
+    fn metrics(&mut self, raw: Vec<RawMetric>, slots: u32, path: &str) -> Vec<ModelMetric> {
         if raw.is_empty() {
             let milli = i64::from(slots).saturating_mul(1_000) / 100
                 * i64::try_from(defaults::DEMAND_PERCENT.count()).unwrap_or(100);
             let average_value = Quantity::from_milli(milli.max(1_000));
-            return vec![SignalMetric { name: REQUESTS_DEMAND.to_owned(), average_value }];
+            return vec![ModelMetric::Signal(SignalMetric { name: REQUESTS_DEMAND.to_owned(), average_value })];
         }
         raw.into_iter()
             .enumerate()
@@ -300,20 +349,79 @@ impl Reader<'_> {
             .collect()
     }
 
-    fn metric(&mut self, raw: RawMetric, path: &str) -> Option<SignalMetric> {
-        let names: Vec<&str> = SIGNALS.iter().map(|entry| entry.name).collect();
-        if raw.kind != "Signal" {
-            let message = match raw.kind.as_str() {
-                "Resource" | "ContainerResource" | "Pods" | "Object" | "External" => format!(
-                    "`{}` needs a Kubernetes metrics API, which one machine does not have; write `type: Signal` with one of {}",
-                    raw.kind,
-                    names.join(", ")
-                ),
-                other => format!("unknown type `{other}`; write `type: Signal`"),
+    fn metric(&mut self, raw: RawMetric, path: &str) -> Option<ModelMetric> {
+        match raw.kind.as_str() {
+            "Signal" => {
+                let others = [
+                    ("pods", raw.pods.is_some()),
+                    ("external", raw.external.is_some()),
+                    ("resource", raw.resource.is_some()),
+                    ("containerResource", raw.container_resource.is_some()),
+                    ("object", raw.object.is_some()),
+                ];
+                for (name, _) in others.into_iter().filter(|(_, is_there)| *is_there) {
+                    self.wrong(&format!("{path}.{name}"), "does not belong to `type: Signal`; remove it");
+                }
+                self.signal(raw, path).map(ModelMetric::Signal)
+            }
+            "Pods" | "External" => self.series(raw, path),
+            "Resource" | "ContainerResource" => {
+                let message = "cpu and memory of replicas are not measured here; write `type: Signal` with `requests_demand` or `kv_cache_utilization`, or `type: Pods` with a series of the replica's page";
+                self.wrong(&format!("{path}.type"), message);
+                None
+            }
+            "Object" => {
+                let message = "there are no Kubernetes objects on one machine; write `type: External` with the same metric name, or `type: Signal`";
+                self.wrong(&format!("{path}.type"), message);
+                None
+            }
+            other => {
+                let near = did_you_mean(other, &["Signal", "Pods", "External"]);
+                let near = near.map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
+                let message = format!("unknown type `{other}`; {near}known are `Signal`, `Pods` and `External`");
+                self.wrong(&format!("{path}.type"), message);
+                None
+            }
+        }
+    }
+
+    /// A metric that autoscaling/v2 has too: its validation, and what only an API server can do refused.
+    fn series(&mut self, raw: RawMetric, path: &str) -> Option<ModelMetric> {
+        let before = self.faults.len();
+        if raw.signal.is_some() {
+            self.wrong(&format!("{path}.signal"), format!("does not belong to `type: {}`; remove it", raw.kind));
+        }
+        let spec = MetricSpec {
+            kind: raw.kind,
+            resource: raw.resource,
+            container_resource: raw.container_resource,
+            pods: raw.pods,
+            object: raw.object,
+            external: raw.external,
+        };
+        for error in validate_metric(&spec, path) {
+            self.wrong(&error.path, error.message);
+        }
+        for (name, metric) in [
+            ("pods", spec.pods.as_ref().map(|source| &source.metric)),
+            ("external", spec.external.as_ref().map(|source| &source.metric)),
+        ] {
+            let expressions = |metric: &MetricIdentifier| {
+                metric.selector.as_ref().is_some_and(|selector| !selector.match_expressions.is_empty())
             };
-            self.wrong(&format!("{path}.type"), message);
+            if metric.is_some_and(expressions) {
+                let message = "only `matchLabels` select series here; write the labels there";
+                self.wrong(&format!("{path}.{name}.metric.selector.matchExpressions"), message);
+            }
+        }
+        if self.faults.len() > before {
             return None;
         }
+        if spec.kind == "Pods" { spec.pods.map(ModelMetric::Pods) } else { spec.external.map(ModelMetric::External) }
+    }
+
+    fn signal(&mut self, raw: RawMetric, path: &str) -> Option<SignalMetric> {
+        let names: Vec<&str> = SIGNALS.iter().map(|entry| entry.name).collect();
         let Some(signal) = raw.signal else {
             self.wrong(path, "`type: Signal` needs `signal: {name, target}`");
             return None;
@@ -345,21 +453,13 @@ impl Reader<'_> {
     }
 
     fn cross_checks(&mut self, config: &Config) {
-        if config.listen == config.admin {
-            self.wrong("admin", format!("`{}` is also `listen`; give one of them another port", config.admin));
-        }
         let mut names: BTreeMap<&str, String> = BTreeMap::new();
         let mut needed: u64 = 0;
         for (index, model) in config.models.iter().enumerate() {
             let path = format!("models[{index}]");
-            let aliases = model.aliases.iter().enumerate().map(|(at, alias)| (alias, format!("{path}.aliases[{at}]")));
-            for (name, place) in std::iter::once((&model.name, format!("{path}.name"))).chain(aliases) {
-                if let Some(first) = names.insert(name, place.clone()) {
-                    self.wrong(
-                        &place,
-                        format!("`{name}` is already the name of `{first}`; names and aliases must all differ"),
-                    );
-                }
+            let (name, place) = (model.name.as_str(), format!("{path}.name"));
+            if let Some(first) = names.insert(name, place.clone()) {
+                self.wrong(&place, format!("`{name}` is already the name of `{first}`; names must all differ"));
             }
             self.model_checks(model, &path);
             let gpus = u64::from(model.gpus_per_replica);

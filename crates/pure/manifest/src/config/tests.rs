@@ -12,7 +12,7 @@ fn a_small_file_gets_every_default_and_reads_back() {
     let loaded = read(SMALL).expect("reads");
     let model = &loaded.config.models[0];
     assert_eq!(model.slots, 32);
-    assert_eq!(model.metrics[0].average_value.milli_value(), 22_400);
+    assert_eq!(model.metrics[0].spec().target.average_value_milli, Some(22_400));
     assert_eq!(
         model.launch,
         Launch::Command(["serve", "--port", "{port}", "--share", "0.9"].map(str::to_owned).to_vec())
@@ -31,7 +31,7 @@ fn a_small_file_gets_every_default_and_reads_back() {
 
 #[test]
 fn every_field_reads_back() {
-    let text = "listen: 0.0.0.0:80\ngpuBudget: 4\ntls: {certFile: a, keyFile: b}\nmodels:\n- name: m\n  aliases: [n]\n  engine: {profile: p, dialect: sglang, maxNumSeqs: 8, speedup: 5, startup: 30s, seed: 3}\n  minReplicas: 1\n  maxReplicas: 2\n  metrics:\n  - type: Signal\n    signal: {name: requests_waiting, target: {type: AverageValue, averageValue: 500m}}\n  behavior: {scaleUp: {policies: [{type: Pods, value: 1, periodSeconds: 60}], tolerance: 50m}}\n  env: {A: 1, B: \"yes\"}\n  gpus: {devices: [[0], [0, 1]]}\n  slo: {ttft: 1s, tpot: 50ms}\n  coldWait: 50s\n";
+    let text = "listen: 0.0.0.0:80\ngpuBudget: 4\nmodels:\n- name: m\n  engine: {profile: p, dialect: sglang, maxNumSeqs: 8, speedup: 5, startup: 30s, seed: 3}\n  minReplicas: 1\n  maxReplicas: 2\n  metrics:\n  - type: Signal\n    signal: {name: requests_waiting, target: {type: AverageValue, averageValue: 500m}}\n  behavior: {scaleUp: {policies: [{type: Pods, value: 1, periodSeconds: 60}], tolerance: 50m}}\n  env: {A: 1, B: \"yes\"}\n  gpus: {devices: [[0], [0, 1]]}\n  coldWait: 50s\n";
     let loaded = read(text).expect("reads");
     let model = &loaded.config.models[0];
     assert_eq!((model.slots, model.gpus_per_replica), (8, 2));
@@ -51,7 +51,11 @@ fn mistakes_are_named_with_their_mend() {
         expect: &'static str,
     }
     for case in [
-        Case { text: "listen: a\n", expect: "loadline.yaml:1:1: `models`: no model is configured" },
+        Case { text: "scrapePeriod: 1s\n", expect: "loadline.yaml:1:1: `models`: no model is configured" },
+        Case {
+            text: "listen: a\nmodels:\n- name: m\n  engine: {}\n",
+            expect: "loadline.yaml:1:1: `listen`: `a` is not `host:port`; write for example",
+        },
         Case { text: "models:\n- name: m\n", expect: "loadline.yaml:2:3: `models[0]`: needs `command`" },
         Case {
             text: "models:\n- name: m\n  command: [x]\n",
@@ -78,8 +82,16 @@ fn mistakes_are_named_with_their_mend() {
             expect: "loadline.yaml:4:3: `models[0].slot`: unknown field `slot`; did you mean `slots`?",
         },
         Case {
-            text: "models:\n- name: m\n  engine: {}\n  metrics: [{type: Pods, pods: {metric: {name: x}}}]\n",
-            expect: "loadline.yaml:4:14: `models[0].metrics[0].type`: `Pods` needs a Kubernetes metrics API",
+            text: "models:\n- name: m\n  engine: {}\n  metrics: [{type: Resource, resource: {name: cpu}}]\n",
+            expect: "loadline.yaml:4:14: `models[0].metrics[0].type`: cpu and memory of replicas are not measured here",
+        },
+        Case {
+            text: "models:\n- name: m\n  engine: {}\n  metrics: [{type: Pods, pods: {metric: {name: x}, target: {type: AverageValue, averageValue: 0}}}]\n",
+            expect: "loadline.yaml:4:81: `models[0].metrics[0].pods.target.averageValue`: Invalid value: \"0\": must be positive",
+        },
+        Case {
+            text: "models:\n- name: m\n  engine: {}\n  metrics: [{type: Pod}]\n",
+            expect: "loadline.yaml:4:14: `models[0].metrics[0].type`: unknown type `Pod`; did you mean `Pods`?",
         },
         Case {
             text: "models:\n- name: m\n  engine: {}\n  metrics: [{type: Signal, signal: {name: request_waiting}}]\n",
@@ -92,5 +104,40 @@ fn mistakes_are_named_with_their_mend() {
     ] {
         let message = read(case.text).expect_err(case.text).to_string();
         assert!(message.starts_with(case.expect), "{message}\n{}", case.expect);
+    }
+}
+
+/// The metrics and behavior of the guides' manifests, pasted.
+#[test]
+fn metrics_of_the_guides_are_taken_as_they_are() {
+    struct Case {
+        name: &'static str,
+        metrics: &'static str,
+        expect: &'static [&'static str],
+    }
+    for case in [
+        Case {
+            name: "a contradictory target is read as an average",
+            metrics: "[{type: Pods, pods: {metric: {name: 'vllm:num_requests_waiting'}, target: {type: Value, averageValue: 5}}}]",
+            expect: &["PerReplica { series: \"vllm:num_requests_waiting\", labels: {} }"],
+        },
+        Case {
+            name: "gateway names",
+            metrics: "[{type: External, external: {metric: {name: igw_queue_depth, selector: {matchLabels: {a: b}}}, target: {type: Value, value: 250}}}, {type: External, external: {metric: {name: llm_d_epp_request_running}, target: {type: AverageValue, averageValue: 250}}}]",
+            expect: &["GatewayHeld", "GatewayInFlight"],
+        },
+        Case {
+            name: "a series added over replicas",
+            metrics: "[{type: External, external: {metric: {name: vllm_requests_running, selector: {matchLabels: {app: x}}}, target: {type: AverageValue, averageValue: 5}}}]",
+            expect: &["Total { series: \"vllm_requests_running\", labels: {\"app\": \"x\"} }"],
+        },
+    ] {
+        let text = format!("models:\n- name: m\n  engine: {{}}\n  metrics: {}\n", case.metrics);
+        let loaded = read(&text).unwrap_or_else(|faults| panic!("{}: {faults}", case.name));
+        let origins: Vec<String> =
+            loaded.config.models[0].metrics.iter().map(|metric| format!("{:?}", metric.origin())).collect();
+        assert_eq!(origins, case.expect, "{}", case.name);
+        let printed = print_config(&loaded.config);
+        assert_eq!(read(&printed).unwrap_or_else(|faults| panic!("{faults}\n{printed}")).config, loaded.config);
     }
 }

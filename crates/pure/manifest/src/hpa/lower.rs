@@ -36,7 +36,8 @@ pub fn lower(hpa: &Hpa, controller: &peer::Controller) -> Result<Policy, Vec<Fie
     Ok(Policy { pools: BTreeMap::from([(PoolId::new(POOL), pool)]), gate: Gate::Off })
 }
 
-fn target_of(target: &MetricTarget) -> peer::MetricTarget {
+/// Lowers a target. Fields are taken to be valid.
+pub(crate) fn target_of(target: &MetricTarget) -> peer::MetricTarget {
     peer::MetricTarget {
         kind: match target.kind.as_str() {
             "Utilization" => Some(peer::TargetKind::Utilization),

@@ -12,6 +12,7 @@ mod types;
 mod validate;
 
 pub use defaulting::{apply_defaults, default_rules};
+pub(crate) use lower::target_of;
 pub use lower::{POOL, behavior_of, lower};
 pub use quantity::status_quantity;
 pub use read::{HpaDocument, read_hpas};
@@ -20,7 +21,7 @@ pub use types::{
     LabelSelectorRequirement, MetricIdentifier, MetricSpec, MetricTarget, ObjectMeta, ObjectSource, PodsSource,
     ResourceSource, ScalingPolicy, ScalingRules, Spec,
 };
-pub use validate::{FieldError, Operation, validate, validate_behavior};
+pub use validate::{FieldError, Operation, validate, validate_behavior, validate_metric};
 
 #[cfg(test)]
 mod tests;

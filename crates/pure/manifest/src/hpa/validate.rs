@@ -321,6 +321,14 @@ fn target(errors: &mut Errors, target: &MetricTarget, path: &str) {
     }
 }
 
+/// Validates one metric at a field path.
+#[must_use]
+pub fn validate_metric(metric: &MetricSpec, path: &str) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    metric_spec(&mut errors, metric, path);
+    errors.0
+}
+
 /// Validates `behavior` at a field path. Without `tolerance_known` a tolerance is not looked at: the API server drops it.
 #[must_use]
 pub fn validate_behavior(behavior: &Behavior, path: &str, tolerance_known: bool) -> Vec<FieldError> {

@@ -139,7 +139,7 @@ fn per_pod(metric: &ObservedMetric, name: &str, answer: impl Fn(&BTreeMap<String
     }
 }
 
-fn memory_of(observed: &Observed) -> HpaMemory {
+pub(super) fn memory_of(observed: &Observed) -> HpaMemory {
     let history = &observed.history;
     let signed = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
     let events = |changes: &[super::PastChange]| {

@@ -2,8 +2,10 @@
 //!
 //! `docs/reference/observed.md` documents it; `examples/explain/` has one file per situation.
 
+mod local;
 mod lower;
 
+pub use local::lower_model;
 pub use lower::{NOW, lower};
 
 use crate::yaml::{self, Fault, Limits};
@@ -26,6 +28,48 @@ pub struct Observed {
     pub metrics: Vec<ObservedMetric>,
     /// What the controller remembers.
     pub history: History,
+    /// Each replica, for a `loadline.yaml`; where absent as many ready ones as `replicas` with nothing running or waiting.
+    pub replica_states: Option<Vec<ObservedReplica>>,
+    /// What the gateway says, for a `loadline.yaml`; where absent it says that nothing has arrived for no time yet.
+    pub gateway: Option<ObservedGateway>,
+}
+
+/// One replica of a model of `loadline.yaml`.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ObservedReplica {
+    /// Its name; where absent `replica-0`, `replica-1`, ... by its place.
+    pub name: Option<String>,
+    /// `starting`, `ready` (where absent), `draining` or `failed`.
+    pub state: Option<loadline_policy::ReplicaState>,
+    /// Since when it is in that state; where absent an hour.
+    pub age: Option<Age>,
+    /// Requests in its running batch; where absent 0.
+    pub running: Option<Quantity>,
+    /// Requests waiting in its engine; where absent 0.
+    pub waiting: Option<Quantity>,
+    /// Since when it has reported nothing running and nothing waiting.
+    pub idle_for: Option<Age>,
+    /// Its metrics page cannot be read: what it has is unknown.
+    pub missing: bool,
+}
+
+/// What the gateway says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ObservedGateway {
+    /// Requests held.
+    pub held: u32,
+    /// Requests given to replicas and not finished.
+    pub in_flight: u32,
+    /// The largest sum of both since the previous decision; where absent their sum.
+    pub peak: Option<u32>,
+    /// Since when nothing has arrived, been held or been in flight.
+    pub idle_for: Option<Age>,
+    /// How old the report is; where absent 0.
+    pub age: Option<Age>,
+    /// It cannot be reached.
+    pub missing: bool,
 }
 
 /// One pod.
@@ -137,6 +181,11 @@ pub fn read_observed(file: &str, text: &str, limits: &Limits) -> Result<Observed
             _ => "has several answers; keep one of `pods`, `value`, `values`, `missing` and `error`",
         };
         return Err(Fault::new(file, node.locate(&path), path, problem));
+    }
+    let gateway = observed.gateway.unwrap_or_default();
+    if gateway.idle_for.is_some() && (gateway.held, gateway.in_flight, gateway.peak.unwrap_or(0)) != (0, 0, 0) {
+        let problem = "cannot be together with `held`, `inFlight` or `peak` above 0; remove one";
+        return Err(Fault::new(file, node.locate("gateway.idleFor"), "gateway.idleFor", problem));
     }
     Ok(observed)
 }
