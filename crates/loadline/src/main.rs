@@ -4,7 +4,7 @@ mod commands;
 mod demo;
 mod stack;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Autoscaling for LLM inference: from zero to as many replicas as the traffic needs.
@@ -29,20 +29,28 @@ enum Command {
     Signals(commands::signals::Args),
     /// Explain one autoscaling decision step by step.
     Explain(commands::explain::Args),
-    /// Holds a replica; started by Loadline itself.
+    /// Print a completion script for a shell.
+    Completions(commands::reference::CompletionArgs),
+    /// Prints docs/reference/cli.md.
     #[command(hide = true)]
-    Keeper(commands::keeper::Args),
+    HelpMarkdown,
 }
 
 fn main() -> ExitCode {
+    // before anything else: a keeper is on the way of every start, and must not have threads yet
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|first| first == loadline_process::KEEPER_ARGUMENT) {
+        return loadline_process::keeper::run(args);
+    }
     let outcome = match Cli::parse().command {
         Command::Demo(args) => demo::run(args),
         Command::Up(args) => commands::up::run(args),
-        Command::Keeper(args) => return commands::keeper::run(args),
         Command::Engine(args) => commands::engine::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Signals(args) => commands::signals::run(args),
         Command::Explain(args) => commands::explain::run(args),
+        Command::Completions(args) => commands::reference::completions(&args, Cli::command()),
+        Command::HelpMarkdown => commands::reference::help_markdown(&Cli::command()),
     };
     match outcome {
         Ok(code) => code,

@@ -319,7 +319,7 @@ fn table(args: &Args, workload: &str, target: &Target, report: &Report) -> Strin
     row("TPOT (per further token)", report.tpot);
     row("E2E (last token)", report.e2e);
     if report.queued.max.is_some() {
-        row("queued in the gateway", report.queued);
+        row("queued (where the answer says so)", report.queued);
     }
     for column in latencies.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);

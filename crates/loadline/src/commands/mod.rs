@@ -3,7 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod engine;
 pub(crate) mod explain;
-pub(crate) mod keeper;
+pub(crate) mod reference;
 pub(crate) mod signals;
 pub(crate) mod up;
 

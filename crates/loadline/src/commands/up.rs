@@ -1,8 +1,8 @@
 //! `loadline up`: gateway, autoscaler and replicas on this machine.
 
-use crate::stack::{Stack, StackOptions, lower};
+use crate::stack::{Lowered, Stack, StackOptions, lower};
 use anyhow::{Context, Result, bail};
-use loadline_manifest::config::{self, Config};
+use loadline_manifest::config::{self, Config, Launch};
 use loadline_manifest::yaml::Limits;
 use loadline_net::Clock;
 use loadline_process::KeeperCommand;
@@ -28,6 +28,19 @@ pub(crate) struct Args {
     /// How long held and running requests may still take after SIGTERM or Ctrl-C.
     #[arg(long, default_value = "30s", value_parser = loadline_base::parse_duration, value_name = "DURATION")]
     shutdown_timeout: Duration,
+    /// How much faster than real time everything runs, built-in engines too; for tests of long starts.
+    #[arg(long, hide = true, default_value_t = 1.0, value_parser = speedup, value_name = "FACTOR")]
+    speedup: f64,
+}
+
+/// The fastest scaled clock: one scheduler tick is then some seconds.
+const MAX_SPEEDUP: f64 = 1_000.0;
+
+fn speedup(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (1.0..=MAX_SPEEDUP).contains(&value) => Ok(value),
+        _ => Err(format!("write a number from 1 to {MAX_SPEEDUP}")),
+    }
 }
 
 /// Runs until SIGTERM or Ctrl-C.
@@ -64,24 +77,41 @@ pub(crate) fn own_program() -> Vec<String> {
     vec!["/proc/self/exe".to_owned()]
 }
 
+/// The configuration in the words of the parts, with built-in engines as fast as the clock.
+fn lowered(config: &Config, speedup: f64) -> Result<Lowered> {
+    let mut config = config.clone();
+    for model in &mut config.models {
+        if let Launch::Engine(engine) = &mut model.launch {
+            engine.speedup *= speedup;
+        }
+    }
+    lower(&config, &own_program())
+}
+
 async fn serve(args: Args, config: Config) -> Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
-    let lowered = lower(&config, &own_program())?;
-    let options = StackOptions { clock: Clock::real(), keeper: KeeperCommand::this_binary() };
-    let stack = Stack::start(lowered, options)?;
+    let clock = if args.speedup > 1.0 { Clock::scaled(args.speedup) } else { Clock::real() };
+    let options = StackOptions { clock, keeper: KeeperCommand::this_binary() };
+    let stack = Stack::start(lowered(&config, args.speedup)?, options)?;
     println!("loadline serves {} on http://{}", names(&config), stack.address());
     println!("replicas start with the first request to their model and end with this process; Ctrl-C ends it");
-    let mut watched =
-        Watched { file: args.file.clone(), listen: config.listen.clone(), current: config, refused: String::new() };
+    let mut watched = Watched {
+        file: args.file.clone(),
+        speedup: args.speedup,
+        listen: config.listen.clone(),
+        current: config,
+        refused: String::new(),
+    };
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            () = stack.ended() => bail!("the control loop ended on its own, so nothing would be scaled any more; this is a defect of Loadline: please report it"),
             () = tokio::time::sleep(RELOAD_PERIOD) => {
                 if let Some(changed) = watched.changed() {
-                    stack.reconfigure(lower(changed, &own_program())?).await?;
-                    tracing::info!(models = names(changed), "the changed configuration is in force");
+                    stack.reconfigure(changed).await?;
+                    tracing::info!(models = names(&watched.current), "the changed configuration is in force");
                 }
             }
         }
@@ -97,6 +127,7 @@ async fn serve(args: Args, config: Config) -> Result<ExitCode> {
 /// The file, and what of it is in force.
 struct Watched {
     file: PathBuf,
+    speedup: f64,
     listen: String,
     current: Config,
     /// A text that was refused, so that it is reported once.
@@ -105,25 +136,36 @@ struct Watched {
 
 impl Watched {
     /// The configuration, if the file changed and is right; a wrong one is reported and not taken.
-    fn changed(&mut self) -> Option<&Config> {
+    fn changed(&mut self) -> Option<Lowered> {
         let text = std::fs::read_to_string(&self.file).ok()?;
-        match config::read_config(&self.file.display().to_string(), &text, &Limits::default()) {
-            Ok(loaded) if loaded.config == self.current => None,
-            Ok(loaded) => {
-                if loaded.config.listen != self.listen {
+        match self.understood(&text) {
+            Ok(None) => None,
+            Ok(Some((config, lowered))) => {
+                if config.listen != self.listen {
                     tracing::warn!("`listen` changed; that takes effect with the next start");
                 }
-                self.current = loaded.config;
-                Some(&self.current)
+                self.current = config;
+                Some(lowered)
             }
             Err(faults) => {
                 if self.refused != text {
-                    tracing::error!("the changed configuration is wrong and not taken:\n{faults}");
+                    tracing::error!("the changed configuration is wrong and not taken:\n{faults:#}");
                     self.refused = text;
                 }
                 None
             }
         }
+    }
+
+    /// The configuration in a text, if it is another one than the current.
+    fn understood(&self, text: &str) -> Result<Option<(Config, Lowered)>> {
+        let loaded = config::read_config(&self.file.display().to_string(), text, &Limits::default())
+            .map_err(|faults| anyhow::anyhow!("{faults}"))?;
+        if loaded.config == self.current {
+            return Ok(None);
+        }
+        let lowered = lowered(&loaded.config, self.speedup)?;
+        Ok(Some((loaded.config, lowered)))
     }
 }
 

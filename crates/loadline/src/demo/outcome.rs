@@ -108,6 +108,25 @@ impl Outcome {
         if is_good { ExitCode::SUCCESS } else { ExitCode::from(1) }
     }
 
+    /// What went wrong, in one line, for those who asked for JSON or look only at the last line.
+    pub(crate) fn complaint(&self) -> Option<String> {
+        let mut faults = Vec::new();
+        if self.violation_total() > 0 {
+            let laws: Vec<String> = self.violations.iter().map(|(law, count)| format!("{law} {count} times")).collect();
+            faults.push(format!("broken laws: {}; this is a defect of Loadline: please report it", laws.join(", ")));
+        }
+        if self.report.failed > 0 {
+            faults.push(format!("{} requests failed", self.report.failed));
+        }
+        if self.report.unfinished > 0 {
+            faults.push(format!("{} requests were not finished", self.report.unfinished));
+        }
+        if !self.is_at_zero {
+            faults.push("replicas were still there at the end".to_owned());
+        }
+        (!faults.is_empty()).then(|| format!("demo failed: {}", faults.join("; ")))
+    }
+
     /// One JSON object.
     pub(crate) fn json(&self) -> Result<String> {
         let report = &self.report;

@@ -138,9 +138,8 @@ impl Screen {
     fn draw(&mut self, moment: &Moment) {
         let mut lines = vec![
             format!(
-                "{} / {}   sent {}  answered {}  failed {}",
-                clock_text(moment.elapsed),
-                clock_text(moment.duration),
+                "{}   sent {}  answered {}  failed {}",
+                progress(moment),
                 moment.sent,
                 moment.answered,
                 moment.failed
@@ -181,6 +180,16 @@ impl Screen {
 /// At most `width` characters of a line.
 fn clipped(line: &str, width: usize) -> String {
     line.chars().take(width).collect()
+}
+
+/// How far the workload is, or that it is over.
+fn progress(moment: &Moment) -> String {
+    let now = clock_text(moment.elapsed);
+    if moment.elapsed > moment.duration {
+        format!("{now}, the traffic is over; back to zero")
+    } else {
+        format!("{now} of {}", clock_text(moment.duration))
+    }
 }
 
 /// Minutes and seconds.

@@ -2,14 +2,15 @@
 
 use super::lower::{Lowered, ScrapeSpec};
 use super::meter::Meter;
+use super::pages::pages;
 use anyhow::{Context, Result};
 use loadline_base::{ModelId, ReplicaId, Timestamp};
 use loadline_control::{Control, ControlSettings, Effect, Event, ModelStatus, ReplicaEvent, ScaleEvent};
-use loadline_gateway::{Gateway, GatewayHandle};
+use loadline_gateway::{Gateway, GatewayHandle, GatewaySettings};
 use loadline_hold::protocol::GatewayReport;
 use loadline_net::Clock;
-use loadline_policy::Budgets;
-use loadline_process::{KeeperCommand, Limits, ProcessEvent, ProcessHandle, ProcessPools, Settings};
+use loadline_policy::{Action, Budgets};
+use loadline_process::{KeeperCommand, Limits, PoolSpec, ProcessEvent, ProcessHandle, ProcessPools, Settings};
 use loadline_scrape::{ScrapeReport, ScrapeSettings, Scraper, Target};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 const CHANNEL: usize = 1_024;
 
 /// Scale changes kept for status surfaces; the oldest go first.
-const KEPT_SCALE_EVENTS: usize = 10_000;
+const KEPT_SCALE_EVENTS: usize = 1_000;
 
 /// The least time between two decisions for one model, edges excepted.
 const DECISION_PERIOD: Duration = Duration::from_secs(1);
@@ -45,8 +46,10 @@ pub(crate) struct StackOptions {
 pub(crate) struct Snapshot {
     /// Every model.
     pub(crate) models: Vec<ModelStatus>,
-    /// Every scale change so far, oldest first.
+    /// The last scale changes, oldest first.
     pub(crate) scaled: VecDeque<ScaleEvent>,
+    /// Scale changes since the start.
+    pub(crate) scaled_total: u64,
     /// Replica time so far.
     pub(crate) replica_time: Duration,
     /// The most replicas that existed at once.
@@ -67,6 +70,7 @@ pub(crate) struct Stack {
     gateway: Arc<GatewayHandle>,
     processes: ProcessHandle,
     longest_end: Duration,
+    ended: CancellationToken,
 }
 
 impl Stack {
@@ -77,7 +81,18 @@ impl Stack {
         let (events, from_processes) = mpsc::channel(CHANNEL);
         let (scrapes, from_scraper) = mpsc::channel(CHANNEL);
         let (configure, configured) = mpsc::channel(1);
-        let gateway = Arc::new(Gateway::start(lowered.gateway.clone(), clock.clone(), reports)?);
+        let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
+        let gateway_settings = GatewaySettings {
+            pages: Some(pages(snapshots.clone())),
+            // request ids begin with it, and must not come again after a restart
+            seed: u64::try_from(clock.now().as_nanos()).unwrap_or_default(),
+            ..lowered.gateway.clone()
+        };
+        let gateway = Arc::new(
+            Gateway::start(gateway_settings, clock.clone(), reports)
+                // its text names the system's reason already
+                .map_err(|error| anyhow::anyhow!("{error}"))?,
+        );
         let settings = Settings { keeper, limits: Limits::DEFAULT };
         let processes =
             ProcessPools::start(settings, clock.clone(), events).context("replicas cannot be supervised")?;
@@ -86,7 +101,6 @@ impl Stack {
             ScrapeSettings { period: lowered.scrape_period, ..ScrapeSettings::default() },
             scrapes,
         );
-        let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
         let cancel = CancellationToken::new();
         let control_settings =
             ControlSettings { decision_period: DECISION_PERIOD, budgets: Budgets { gpus: lowered.gpus } };
@@ -98,15 +112,25 @@ impl Stack {
             gateway: Arc::clone(&gateway),
             processes: processes.clone(),
             scraper,
-            scrape: lowered.scrape.clone(),
+            scrape: BTreeMap::new(),
+            pools: Vec::new(),
             meter: Meter::default(),
             scaled: VecDeque::new(),
+            scaled_total: 0,
             publish,
             published_at: None,
         };
         let inputs = Inputs { from_gateway, from_processes, from_scraper, configured, cancel: cancel.clone() };
-        let driver = tokio::task::spawn(driver.run(inputs, lowered));
-        Ok(Self { address, snapshots, configure, cancel, driver, gateway, processes, longest_end })
+        // commands that cannot be run as written are refused before anything runs
+        processes.configure(lowered.pools.clone()).context("the replicas' commands were not accepted")?;
+        let ended = CancellationToken::new();
+        let on_end = ended.clone().drop_guard();
+        let driver = tokio::task::spawn(async move {
+            // dropped at the end of the loop, also when that is a panic
+            let _on_end = on_end;
+            driver.run(inputs, lowered).await;
+        });
+        Ok(Self { address, snapshots, configure, cancel, driver, gateway, processes, longest_end, ended })
     }
 
     /// Where the gateway listens.
@@ -123,6 +147,11 @@ impl Stack {
     pub(crate) async fn wait_for(&self, limit: Duration, condition: impl FnMut(&Arc<Snapshot>) -> bool) -> bool {
         let mut snapshots = self.snapshots.clone();
         tokio::time::timeout(limit, snapshots.wait_for(condition)).await.is_ok_and(|seen| seen.is_ok())
+    }
+
+    /// Completes when the control loop has ended, however that came: a gateway without it would hold requests for nothing.
+    pub(crate) async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 
     /// Takes a changed configuration into force.
@@ -186,8 +215,11 @@ struct Driver {
     processes: ProcessHandle,
     scraper: Scraper,
     scrape: BTreeMap<ModelId, ScrapeSpec>,
+    /// What the supervisor was last told.
+    pools: Vec<PoolSpec>,
     meter: Meter,
     scaled: VecDeque<ScaleEvent>,
+    scaled_total: u64,
     publish: watch::Sender<Arc<Snapshot>>,
     published_at: Option<tokio::time::Instant>,
 }
@@ -206,10 +238,7 @@ impl Driver {
                     let outcome = outcome.map(Arc::new).map_err(|error| error.to_string());
                     self.apply(Event::Scraped { replica, at, outcome });
                 }
-                Input::Configuration(lowered) => {
-                    self.gateway.set_models(lowered.gateway.models.clone());
-                    self.configure(*lowered);
-                }
+                Input::Configuration(lowered) => self.configure(*lowered),
                 Input::Time => self.apply(Event::Tick),
                 Input::Picture => {}
             }
@@ -218,12 +247,26 @@ impl Driver {
         self.scraper.stop().await;
     }
 
+    /// Takes a configuration into force as a whole, or not at all.
     fn configure(&mut self, lowered: Lowered) {
-        if let Err(error) = self.processes.configure(lowered.pools) {
-            tracing::error!(%error, "the replicas' commands were not accepted");
+        let Lowered { gateway, mut pools, models, scrape, gpus, .. } = lowered;
+        let is_new = |old: &PoolSpec| pools.iter().all(|pool| pool.pool != old.pool);
+        // replicas of a removed model finish what they have, so their pool stays until they are gone
+        let kept: Vec<PoolSpec> = self.pools.iter().filter(|old| is_new(old)).cloned().collect();
+        let is_alive = |pool: &PoolSpec| {
+            let model = ModelId::new(pool.pool.as_str());
+            self.control.knows(&model)
+        };
+        pools.extend(kept.into_iter().filter(is_alive));
+        if let Err(error) = self.processes.configure(pools.clone()) {
+            tracing::error!(%error, "the replicas' commands were not accepted; the configuration in force stays as it was");
+            return;
         }
-        self.scrape = lowered.scrape;
-        self.apply(Event::Configure(lowered.models));
+        self.pools = pools;
+        self.gateway.set_models(gateway.models);
+        self.scrape = scrape;
+        self.control.set_budgets(Budgets { gpus });
+        self.apply(Event::Configure(models));
     }
 
     fn process(&mut self, event: ProcessEvent) {
@@ -280,7 +323,11 @@ impl Driver {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::SetReplicas { pool, to, remove_first } => self.processes.set_replicas(&pool, to, remove_first),
+            Effect::Act(Action::SetReplicas { pool, to, remove_first, .. }) => {
+                self.processes.set_replicas(&pool, to, remove_first);
+            }
+            // said to the gateway, in the effects beside it
+            Effect::Act(Action::Drain { .. } | Action::Undrain { .. } | Action::Close { .. }) => {}
             Effect::Gateway(order) => self.gateway.order(order),
             Effect::TargetsChanged => self.scraper.set_targets(self.targets()),
             Effect::Scaled(event) => {
@@ -288,6 +335,7 @@ impl Driver {
                 if self.scaled.len() == KEPT_SCALE_EVENTS {
                     self.scaled.pop_front();
                 }
+                self.scaled_total = self.scaled_total.saturating_add(1);
                 self.scaled.push_back(event);
             }
             Effect::Decided { model, decision } => tracing::debug!(%model, decision = decision.summary(), "decided"),
@@ -322,6 +370,7 @@ impl Driver {
         self.publish.send_replace(Arc::new(Snapshot {
             models: self.control.status(now),
             scaled: self.scaled.clone(),
+            scaled_total: self.scaled_total,
             replica_time: self.meter.total(now),
             most_replicas: self.meter.most(),
             live_replicas: self.meter.live(),

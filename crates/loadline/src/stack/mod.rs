@@ -3,6 +3,7 @@
 mod driver;
 mod lower;
 mod meter;
+mod pages;
 
 pub(crate) use driver::{Snapshot, Stack, StackOptions};
-pub(crate) use lower::lower;
+pub(crate) use lower::{Lowered, lower};
