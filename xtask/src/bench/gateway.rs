@@ -2,7 +2,7 @@
 
 use super::figure::{Figure, Goal};
 use super::peers::{self, Proxy};
-use super::rig::{self, PROXY_CORE, Running, median};
+use super::rig::{self, Awake, PROXY_CORE, Running, median};
 use super::up::Up;
 use super::wrk::{self, Script};
 use super::{held, http};
@@ -48,8 +48,10 @@ struct Round {
     rate: f64,
     /// 99th percentile over all connections, microseconds.
     p99: f64,
-    /// Median at one connection, microseconds.
+    /// Median at one connection, microseconds, while no core sleeps.
     single: f64,
+    /// The same while idle cores may sleep.
+    sleepy: f64,
 }
 
 /// Runs all rounds, then the held requests.
@@ -60,6 +62,7 @@ pub(crate) fn run() -> Result<Vec<Figure>> {
         ("haproxy", "haproxy"),
         ("wrk", "wrk"),
         ("taskset", "util-linux"),
+        ("chrt", "util-linux"),
         ("python3", "python3-venv"),
     ])?;
     let binary = rig::loadline()?;
@@ -80,10 +83,10 @@ pub(crate) fn run() -> Result<Vec<Figure>> {
     for round in 1..=ROUNDS {
         eprintln!("round {round} of {ROUNDS}");
         for entry in &mut entries {
-            let seen = entry.round(&script)?;
+            let seen = entry.round(&script, &folder)?;
             eprintln!(
-                "  {:<14} {:>7.0} requests/s {:>6.1} us CPU {:>6.0} us p99 {:>5.0} us p50 alone",
-                entry.name, seen.rate, seen.cpu, seen.p99, seen.single
+                "  {:<14} {:>7.0} requests/s {:>6.1} us CPU {:>6.0} us p99 {:>4.0} us p50 alone ({:>4.0} sleepy)",
+                entry.name, seen.rate, seen.cpu, seen.p99, seen.single, seen.sleepy
             );
             entry.rounds.push(seen);
         }
@@ -116,13 +119,16 @@ impl Entry {
         self.process.as_ref().map_or(Ok(0.0), Running::cpu_seconds)
     }
 
-    fn round(&self, script: &Script) -> Result<Round> {
+    fn round(&self, script: &Script, folder: &Path) -> Result<Round> {
         script.load(self.address, CONNECTIONS, WARM_UP_SECONDS)?;
         let before = self.cpu_seconds()?;
         let busy = script.load(self.address, CONNECTIONS, BUSY_SECONDS)?;
         let cpu = 1e6 * (self.cpu_seconds()? - before) / busy.requests;
+        let sleepy = script.load(self.address, 1, SINGLE_SECONDS)?.p50;
+        let awake = Awake::start(folder)?;
         let single = script.load(self.address, 1, SINGLE_SECONDS)?.p50;
-        Ok(Round { cpu, rate: busy.requests / busy.seconds, p99: busy.p99, single })
+        drop(awake);
+        Ok(Round { cpu, rate: busy.requests / busy.seconds, p99: busy.p99, single, sleepy })
     }
 
     fn median(&self, of: impl Fn(&Round) -> f64) -> f64 {
@@ -157,23 +163,26 @@ fn figures(entries: &[Entry]) -> Vec<Figure> {
                 ours.against(direct, |a, b| a.single - b.single),
                 Goal::AtMost(ADDED_GOAL),
             ),
+            Figure::new(
+                "gateway, the same where idle cores sleep, us",
+                ours.against(direct, |a, b| a.sleepy - b.sleepy),
+                Goal::Shown,
+            ),
         ]);
     }
     for entry in entries {
-        let name = entry.name;
-        figures.push(Figure::new(format!("  {name}, requests/s"), entry.median(|r| r.rate), Goal::Shown));
-        figures.push(Figure::new(
-            format!("  {name}, p99 at {CONNECTIONS} connections, us"),
-            entry.median(|r| r.p99),
-            Goal::Shown,
-        ));
-        figures.push(Figure::new(
-            format!("  {name}, p50 at 1 connection, us"),
-            entry.median(|r| r.single),
-            Goal::Shown,
-        ));
-        if entry.process.is_some() {
-            figures.push(Figure::new(format!("  {name}, CPU per request, us"), entry.median(|r| r.cpu), Goal::Shown));
+        let mut show = |what: &str, value: f64| {
+            figures.push(Figure::new(format!("  {}, {what}", entry.name), value, Goal::Shown));
+        };
+        show("requests/s", entry.median(|r| r.rate));
+        show(&format!("p99 at {CONNECTIONS} connections, us"), entry.median(|r| r.p99));
+        if entry.process.is_none() {
+            show("p50 at 1 connection, us", entry.median(|r| r.single));
+            show("the same where idle cores sleep, us", entry.median(|r| r.sleepy));
+        } else {
+            show("CPU per request, us", entry.median(|r| r.cpu));
+            show("added p50 at 1 connection, us", entry.against(direct, |a, b| a.single - b.single));
+            show("the same where idle cores sleep, us", entry.against(direct, |a, b| a.sleepy - b.sleepy));
         }
     }
     figures

@@ -6,6 +6,7 @@ mod gateway;
 mod held;
 mod http;
 mod idle;
+mod parse;
 mod peers;
 pub(crate) mod replica;
 mod rig;
@@ -19,8 +20,13 @@ use std::process::ExitCode;
 
 type Bench = fn() -> Result<Vec<Figure>>;
 
-const BENCHES: [(&str, Bench); 4] =
-    [("decide", decide::run), ("gateway", gateway::run), ("wake", wake::run), ("idle", idle::run)];
+const BENCHES: [(&str, Bench); 5] = [
+    ("parse", parse::run),
+    ("decide", decide::run),
+    ("gateway", gateway::run),
+    ("wake", wake::run),
+    ("idle", idle::run),
+];
 
 /// Runs the named benchmarks, or all. One that cannot run is a miss; the others still run.
 pub(crate) fn run(names: &[&str]) -> Result<ExitCode> {

@@ -103,6 +103,22 @@ pub(super) fn pinned(core: &str, program: impl AsRef<std::ffi::OsStr>) -> Comman
     command
 }
 
+/// Keeps both cores from sleeping while it lives: on a virtual machine a sleeping core takes longer to wake than a proxy
+/// takes to answer. The loops run only when a core has nothing else to do (`SCHED_IDLE`, `man 7 sched`).
+pub(super) struct Awake(#[expect(dead_code, reason = "they end when it is dropped")] Vec<Running>);
+
+impl Awake {
+    /// Starts one loop per core.
+    pub(super) fn start(folder: &Path) -> Result<Self> {
+        let loops = [PROXY_CORE, LOAD_CORE].map(|core| {
+            let mut command = Command::new("chrt");
+            command.args(["--idle", "0", "taskset", "-c", core, "sh", "-c", "while :; do :; done"]);
+            Running::start(&format!("awake-{core}"), &mut command, folder)
+        });
+        loops.into_iter().collect::<Result<_>>().map(Self)
+    }
+}
+
 /// A port that is free now.
 pub(super) fn free_port() -> Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on loopback")?;
