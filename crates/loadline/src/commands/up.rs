@@ -93,13 +93,13 @@ async fn serve(args: Args, config: Config) -> Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
     let clock = if args.speedup > 1.0 { Clock::scaled(args.speedup) } else { Clock::real() };
     let options = StackOptions { clock, keeper: KeeperCommand::this_binary() };
-    let stack = Stack::start(lowered(&config, args.speedup)?, options)?;
+    let mut stack = Stack::start(lowered(&config, args.speedup)?, options)?;
     println!("loadline serves {} on http://{}", names(&config), stack.address());
     println!("replicas start with the first request to their model and end with this process; Ctrl-C ends it");
     let mut watched = Watched {
         file: args.file.clone(),
         speedup: args.speedup,
-        listen: config.listen.clone(),
+        started: config.clone(),
         current: config,
         refused: String::new(),
     };
@@ -128,10 +128,20 @@ async fn serve(args: Args, config: Config) -> Result<ExitCode> {
 struct Watched {
     file: PathBuf,
     speedup: f64,
-    listen: String,
+    /// What holds until the next start for the settings that are taken at the start only.
+    started: Config,
+    /// What the file said last.
     current: Config,
     /// A text that was refused, so that it is reported once.
     refused: String,
+}
+
+/// What a changed file asks for.
+struct Change {
+    config: Config,
+    lowered: Lowered,
+    /// Fields that differ from those taken at the start, and can only be taken there.
+    at_next_start: Vec<&'static str>,
 }
 
 impl Watched {
@@ -140,9 +150,10 @@ impl Watched {
         let text = std::fs::read_to_string(&self.file).ok()?;
         match self.understood(&text) {
             Ok(None) => None,
-            Ok(Some((config, lowered))) => {
-                if config.listen != self.listen {
-                    tracing::warn!("`listen` changed; that takes effect with the next start");
+            Ok(Some(Change { config, lowered, at_next_start })) => {
+                if !at_next_start.is_empty() {
+                    let names: Vec<String> = at_next_start.iter().map(|name| format!("`{name}`")).collect();
+                    tracing::warn!("changed, and in force only with the next start: {}", names.join(", "));
                 }
                 self.current = config;
                 Some(lowered)
@@ -158,17 +169,64 @@ impl Watched {
     }
 
     /// The configuration in a text, if it is another one than the current.
-    fn understood(&self, text: &str) -> Result<Option<(Config, Lowered)>> {
+    fn understood(&self, text: &str) -> Result<Option<Change>> {
         let loaded = config::read_config(&self.file.display().to_string(), text, &Limits::default())
             .map_err(|faults| anyhow::anyhow!("{faults}"))?;
         if loaded.config == self.current {
             return Ok(None);
         }
-        let lowered = lowered(&loaded.config, self.speedup)?;
-        Ok(Some((loaded.config, lowered)))
+        let mut in_force = loaded.config.clone();
+        let at_next_start = in_force.keep_from_start(&self.started);
+        let lowered = lowered(&in_force, self.speedup)?;
+        Ok(Some(Change { config: loaded.config, lowered, at_next_start }))
     }
 }
 
 fn names(config: &Config) -> String {
     config.models.iter().map(|model| format!("`{}`", model.name)).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(head: &str, slots: u32) -> String {
+        format!("{head}models: [{{name: m, engine: {{}}, slots: {slots}}}]\n")
+    }
+
+    #[test]
+    fn a_change_names_what_needs_a_restart_and_leaves_it_as_it_is() {
+        let config = config::read_config("loadline.yaml", &text("", 4), &Limits::default()).expect("reads").config;
+        let watched = Watched {
+            file: PathBuf::from("loadline.yaml"),
+            speedup: 1.0,
+            started: config.clone(),
+            current: config,
+            refused: String::new(),
+        };
+        struct Case {
+            head: &'static str,
+            slots: u32,
+            expect: Option<&'static [&'static str]>,
+        }
+        for case in [
+            Case { head: "", slots: 4, expect: None },
+            Case { head: "", slots: 5, expect: Some(&[]) },
+            Case { head: "gateway: {heldRequests: 9, ramp: false}\n", slots: 4, expect: Some(&[]) },
+            Case {
+                head: "listen: 127.0.0.1:1\nscrapePeriod: 9s\ngateway: {maxConnections: 9, heldRequests: 9}\n",
+                slots: 6,
+                expect: Some(&["listen", "scrapePeriod", "gateway.maxConnections"]),
+            },
+        ] {
+            let change = watched.understood(&text(case.head, case.slots)).expect(case.head);
+            let names = change.as_ref().map(|change| change.at_next_start.as_slice());
+            assert_eq!(names, case.expect, "{}", case.head);
+            if let Some(Change { lowered, .. }) = change {
+                assert_eq!(lowered.models[0].slots, case.slots, "{}", case.head);
+                assert_eq!(lowered.scrape_period, watched.started.scrape_period, "{}", case.head);
+                assert_eq!(lowered.models[0].scrape_period, watched.started.scrape_period, "{}", case.head);
+            }
+        }
+    }
 }

@@ -155,7 +155,9 @@ impl Stack {
     }
 
     /// Takes a changed configuration into force.
-    pub(crate) async fn reconfigure(&self, lowered: Lowered) -> Result<()> {
+    pub(crate) async fn reconfigure(&mut self, lowered: Lowered) -> Result<()> {
+        // replicas started under the old times may still be there
+        self.longest_end = self.longest_end.max(lowered.longest_end);
         self.configure.send(lowered).await.context("the control loop has ended")
     }
 

@@ -55,6 +55,13 @@ pub(crate) fn lower(config: &Config, own_engine: &[String]) -> Result<Lowered> {
         max_body_bytes: gateway.max_body_bytes,
         held_bytes: gateway.held_bytes_total,
         body_read_timeout: gateway.body_timeout,
+        min_body_rate: gateway.min_body_rate,
+        connect_timeout: gateway.connect_timeout,
+        response_timeout: gateway.response_timeout,
+        stream_idle_timeout: gateway.stream_idle_timeout,
+        write_stall_timeout: gateway.write_stall_timeout,
+        h2_max_streams: gateway.h2_max_streams,
+        idle_connections_per_replica: usize::try_from(gateway.idle_connections_per_replica)?,
         legacy_epp_names: gateway.legacy_metrics,
         inference_pool: gateway.inference_pool.clone(),
         top_level_controller_name: gateway.top_level_controller_name.clone(),
@@ -78,9 +85,15 @@ fn pool_id(model: &ModelConfig) -> PoolId {
 }
 
 fn model_settings(config: &Config, model: &ModelConfig) -> ModelSettings {
+    let gateway = &config.gateway;
     let hold = HoldSettings {
-        max_held: config.gateway.held_requests,
-        max_held_bytes: config.gateway.held_bytes,
+        max_held: gateway.held_requests,
+        max_held_bytes: gateway.held_bytes,
+        max_attempts: gateway.max_attempts,
+        retry_percent: gateway.retry_percent,
+        retry_body_bytes: gateway.retry_body_bytes,
+        early_reject: gateway.early_reject,
+        ramp: gateway.ramp,
         saturated_budget: model.saturated_wait,
         cold_budget: Some(model.cold_wait),
         hold_limit: model.saturated_wait.saturating_add(model.cold_wait),
@@ -231,6 +244,58 @@ mod tests {
         let error = lowered("  engine: {profile: l40s/meta-llama-3.1-8b/tp2}\n").expect_err("refused");
         let text = format!("{error:#}");
         assert!(text.contains("models[0].engine.profile") && text.contains("did you mean"), "{text}");
+    }
+
+    /// One place for each fact: what a file does not say is what the parts themselves take, but for the fields named.
+    #[test]
+    fn the_defaults_are_those_of_the_parts() {
+        let lowered = lowered("  engine: {}\n").expect("lowers");
+        let (saturated, cold) = (Duration::from_secs(60), Duration::from_secs(600));
+        let hold = HoldSettings {
+            // told by the configuration instead of learnt
+            cold_budget: Some(cold),
+            hold_limit: saturated + cold,
+            // earlier than the hold's own, so that a start is seen to go on
+            keepalive_grace: Duration::from_secs(5),
+            ..HoldSettings::default()
+        };
+        let expect = GatewaySettings {
+            listen: "127.0.0.1:8080".parse().expect("an address"),
+            models: vec![ModelSettings { hold, ..ModelSettings::new("m") }],
+            top_level_controller_name: "loadline".to_owned(),
+            ..GatewaySettings::default()
+        };
+        assert_eq!(format!("{:#?}", lowered.gateway), format!("{expect:#?}"));
+    }
+
+    #[test]
+    fn every_bound_of_the_gateway_is_carried_out() {
+        let text = "gateway: {maxBodyBytes: 101, maxHeaderBytes: 102, headerTimeout: 1s, bodyTimeout: 2s, minBodyRate: 103, maxConnections: 104, \
+            h2MaxStreams: 105, connectTimeout: 3s, responseTimeout: 4s, streamIdleTimeout: 5s, writeStallTimeout: 6s, \
+            idleConnectionsPerReplica: 0, maxAttempts: 1, retryPercent: 7, retryBodyBytes: 106, earlyReject: true, ramp: false, \
+            heldRequests: 107, heldBytes: 108, heldBytesTotal: 109, saturatedWait: 7s, coldWait: 11m}\nmodels: [{name: m, engine: {}}]\n";
+        let loaded = read_config("loadline.yaml", text, &Limits::default()).expect("reads");
+        let lowered = lower(&loaded.config, &[]).expect("lowers").gateway;
+        let hold = &lowered.models[0].hold;
+        assert_eq!(
+            (lowered.max_body_bytes, lowered.max_header_bytes, lowered.min_body_rate, lowered.max_connections),
+            (101, 102, 103, 104)
+        );
+        assert_eq!((lowered.h2_max_streams, lowered.idle_connections_per_replica, lowered.held_bytes), (105, 0, 109));
+        let spans = [
+            lowered.header_read_timeout,
+            lowered.body_read_timeout,
+            lowered.connect_timeout,
+            lowered.response_timeout,
+            lowered.stream_idle_timeout,
+            lowered.write_stall_timeout,
+            hold.saturated_budget,
+            hold.hold_limit,
+        ];
+        assert_eq!(spans.map(|span| span.as_secs()), [1, 2, 3, 4, 5, 6, 7, 667]);
+        assert_eq!((hold.max_attempts, hold.retry_percent, hold.retry_body_bytes), (1, 7, 106));
+        assert_eq!((hold.max_held, hold.max_held_bytes), (107, 108));
+        assert_eq!((hold.early_reject, hold.ramp, hold.cold_budget), (true, false, Some(Duration::from_secs(660))));
     }
 
     #[test]

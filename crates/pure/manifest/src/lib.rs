@@ -49,11 +49,7 @@ pub fn configuration_page() -> String {
         a change of one is warned about and takes effect with the next start: "
         .to_owned();
     let at_start: Vec<String> = config::AT_START.iter().map(|entry| format!("`{}`", entry.field)).collect();
-    let _ = writeln!(
-        out,
-        "{}.\n\n## Written by you\n\n| field | meaning |\n| --- | --- |",
-        at_start.join(", ")
-    );
+    let _ = writeln!(out, "{}.\n\n## Written by you\n\n| field | meaning |\n| --- | --- |", at_start.join(", "));
     for (field, meaning) in WRITTEN {
         let _ = writeln!(out, "| `{field}` | {meaning} |");
     }

@@ -49,11 +49,11 @@ table! {
     /// Times a request is given to a replica.
     MAX_ATTEMPTS = "gateway.maxAttempts", Setting::Count(3), "times a request may be given to a replica, as long as none answered; 1: never again", "two replicas may fail at once, not many";
     /// Share of retries.
-    RETRY_PERCENT = "gateway.retryPercent", Setting::Count(20), "retries allowed per hundred requests", "gRPC's retry throttling and Envoy's retry budget: 20 % at most";
+    RETRY_PERCENT = "gateway.retryPercent", Setting::Count(20), "retries allowed per hundred requests", "Envoy's retry budget: 20 %";
     /// Largest body sent again.
     RETRY_BODY_BYTES = "gateway.retryBodyBytes", Setting::Bytes(8 << 20), "larger bodies are not sent a second time", "most requests; copies of larger ones cost memory";
     /// Refusal on arrival.
-    EARLY_REJECT = "gateway.earlyReject", Setting::Switch(false), "refuse a request on arrival whose expected wait exceeds `saturatedWait`", "an estimate; waiting is what was asked for";
+    EARLY_REJECT = "gateway.earlyReject", Setting::Switch(false), "refuse a request on arrival whose expected wait exceeds `saturatedWait`, or `coldWait` while no replica serves", "an estimate; waiting is what was asked for";
     /// Slow start of a replica.
     RAMP = "gateway.ramp", Setting::Switch(true), "give a new replica 1, then 4, then 16, ... requests instead of all its slots at once", "first requests compile and fill caches";
     /// Held requests per model.

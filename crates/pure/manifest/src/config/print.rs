@@ -1,8 +1,8 @@
 //! Every default in force, as a file that reads back to the same configuration.
 
 use super::raw::{
-    Gpus, RawConfig, RawEngine, RawGateway, RawGpus, RawIdle, RawKeepalive, RawMetric, RawModel, RawReadiness, RawRestart,
-    RawSignal, Size, Span, Word,
+    Gpus, RawConfig, RawEngine, RawGateway, RawGpus, RawIdle, RawKeepalive, RawMetric, RawModel, RawReadiness,
+    RawRestart, RawSignal, Size, Span, Word,
 };
 use super::{Config, EngineConfig, GatewayConfig, Launch, ModelConfig, ModelMetric};
 use crate::hpa::MetricTarget;

@@ -141,3 +141,85 @@ fn metrics_of_the_guides_are_taken_as_they_are() {
         assert_eq!(read(&printed).unwrap_or_else(|faults| panic!("{faults}\n{printed}")).config, loaded.config);
     }
 }
+
+#[test]
+fn gpus_are_a_number_or_a_mapping() {
+    for (written, expect) in [
+        ("1", (1, 0)),
+        ("0", (0, 0)),
+        ("{perReplica: 1}", (1, 0)),
+        ("{ perReplica: 0, devices: [[0]] }", (0, 1)),
+        ("{devices: [[0, 1]]}", (2, 1)),
+        ("", (0, 0)),
+    ] {
+        let text = format!("models:\n- name: m\n  command: [x, \"{{port}}\"]\n  gpus: {written}\n");
+        let config = read(&text).unwrap_or_else(|faults| panic!("{faults}")).config;
+        let model = &config.models[0];
+        assert_eq!((model.gpus_per_replica, model.gpu_devices.len()), expect, "{written}");
+        let printed = print_config(&config);
+        assert!(printed.contains(&format!("perReplica: {}", expect.0)), "{printed}");
+        assert_eq!(read(&printed).unwrap_or_else(|faults| panic!("{faults}\n{printed}")).config, config);
+    }
+}
+
+#[test]
+fn devices_replace_the_placeholder_where_they_are_given() {
+    let text =
+        "models:\n- name: m\n  command: [x, \"{port}\", \"{gpu}\"]\n  env: {A: \"{gpu}\"}\n  gpus: {devices: [[0]]}\n";
+    assert_eq!(read(text).unwrap_or_else(|faults| panic!("{faults}")).config.models[0].gpu_devices, [["0"]]);
+}
+
+#[test]
+fn what_is_taken_at_the_start_stays_and_is_named() {
+    let started = read(SMALL).expect("reads").config;
+    let mut same = started.clone();
+    assert_eq!(same.keep_from_start(&started), Vec::<&str>::new());
+    let changed = format!(
+        "listen: 127.0.0.1:1\nscrapePeriod: 2s\ngateway: {{maxConnections: 7, heldRequests: 7, inferencePool: x}}\n{SMALL}"
+    );
+    let mut changed = read(&changed).expect("reads").config;
+    assert_eq!(
+        changed.keep_from_start(&started),
+        ["listen", "scrapePeriod", "gateway.maxConnections", "gateway.inferencePool"]
+    );
+    assert_eq!((&changed.listen, changed.gateway.max_connections), (&started.listen, started.gateway.max_connections));
+    assert_eq!(changed.gateway.held_requests, 7);
+    assert!(crate::configuration_page().contains("`scrapePeriod`, `gateway.maxBodyBytes`"));
+}
+
+#[test]
+fn gpus_and_bounds_that_cannot_be_are_named() {
+    struct Case {
+        text: &'static str,
+        expect: &'static str,
+    }
+    for case in [
+        Case {
+            text: "models:\n- name: m\n  command: [x, \"{port}\", \"--gpu={gpu}\"]\n  gpus: 1\n",
+            expect: "loadline.yaml:3:26: `models[0].command[2]`: `{gpu}` needs device lists; write one per replica",
+        },
+        Case {
+            text: "models:\n- name: m\n  engine: {}\n  env: {A: 1, GPU: \"{gpu}\"}\n",
+            expect: "loadline.yaml:4:15: `models[0].env.GPU`: `{gpu}` needs device lists",
+        },
+        Case {
+            text: "models:\n- name: m\n  engine: {}\n  gpus: -1\n",
+            expect: "loadline.yaml:4:9: `models[0].gpus`: expected a number of GPUs, or `perReplica` and `devices`, found integer `-1`",
+        },
+        Case {
+            text: "models:\n- name: m\n  engine: {}\n  gpus: {perReplicas: 1}\n",
+            expect: "loadline.yaml:4:10: `models[0].gpus.perReplicas`: unknown field `perReplicas`; did you mean `perReplica`?",
+        },
+        Case {
+            text: "gateway: {connectTimeout: 0s}\nmodels: [{name: m, engine: {}}]\n",
+            expect: "loadline.yaml:1:11: `gateway.connectTimeout`: must be longer than zero",
+        },
+        Case {
+            text: "gateway: {maxAttempts: 0}\nmodels: [{name: m, engine: {}}]\n",
+            expect: "loadline.yaml:1:11: `gateway.maxAttempts`: must be at least 1",
+        },
+    ] {
+        let message = read(case.text).expect_err(case.text).to_string();
+        assert!(message.starts_with(case.expect), "{message}\n{}", case.expect);
+    }
+}
