@@ -18,10 +18,9 @@ pub(super) struct Up {
 impl Up {
     /// Starts it with these models and waits until it answers. `core`: pinned there, with one worker thread.
     pub(super) fn start(binary: &Path, folder: &Path, models: &[Value], core: Option<&str>) -> Result<Self> {
-        let (listen, admin) = (rig::free_port()?, rig::free_port()?);
+        let listen = rig::free_port()?;
         let config = json!({
             "listen": rig::local(listen).to_string(),
-            "admin": rig::local(admin).to_string(),
             // The bench for held requests needs more than the default.
             "gateway": { "heldRequests": 20_000 },
             "models": models,
