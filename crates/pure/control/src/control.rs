@@ -11,6 +11,10 @@ use loadline_policy::{Action, Alarm, Budgets, Decision, Memory, ReplicaState, ar
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// Decisions made on one event. With very many models the rest waits for the next event or tick, which is due at once, so that a wake
+/// is never kept waiting by a round of routine decisions.
+const DECISIONS_AT_ONCE: usize = 8;
+
 /// How the loop runs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ControlSettings {
@@ -218,12 +222,15 @@ impl Control {
     /// Decides for every model whose decision is due; budgets are settled with what the others last wanted.
     fn decide_due(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let period = self.settings.decision_period;
-        let due: Vec<ModelId> = self
+        let mut due: Vec<(Timestamp, ModelId)> = self
             .models
             .iter()
-            .filter(|(_, model)| model.decision_due(period).is_some_and(|at| at <= now))
-            .map(|(name, _)| name.clone())
+            .filter_map(|(name, model)| Some((model.decision_due(period).filter(|at| *at <= now)?, name.clone())))
             .collect();
+        // urgent ones are due since the beginning of time
+        due.sort();
+        due.truncate(DECISIONS_AT_ONCE);
+        let due: Vec<ModelId> = due.into_iter().map(|(_, name)| name).collect();
         if due.is_empty() {
             return;
         }
@@ -265,10 +272,12 @@ impl Control {
         mut told: BTreeMap<ModelId, Vec<(String, String)>>,
         effects: &mut Vec<Effect>,
     ) {
+        let is_shared = self.settings.budgets.gpus.is_some();
         let wanted: Vec<Decision> = self
             .models
-            .values()
-            .filter(|model| !model.is_retired)
+            .iter()
+            .filter(|(name, model)| !model.is_retired && (is_shared || told.contains_key(*name)))
+            .map(|(_, model)| model)
             .filter_map(|model| {
                 let pool = model.last_decision.clone()?;
                 Some(Decision { now, pools: BTreeMap::from([(model.spec.pool.clone(), pool)]) })

@@ -222,3 +222,26 @@ fn a_ready_said_twice_does_not_take_a_drain_back() {
     control.apply(late, Event::Tick, &mut effects);
     assert!(control.next_deadline().is_none_or(|at| at > late), "no deadline stays in the past");
 }
+
+#[test]
+fn a_wake_does_not_wait_for_a_round_of_routine_decisions() {
+    let mut control = Control::new(settings(None));
+    let names: Vec<String> = (0..100).map(|index| format!("m{index:03}")).collect();
+    let now = Timestamp::from_secs(1_000);
+    let mut effects = Vec::new();
+    control.apply(now, Event::Configure(names.iter().map(|name| spec(name, 0)).collect()), &mut effects);
+    for name in &names {
+        control.apply(now, Event::Counted { pool: PoolId::new(name.as_str()), replicas: 0 }, &mut effects);
+    }
+    // every routine decision is due by now
+    let later = now.plus(PERIOD * 2);
+    effects.clear();
+    let wake = GatewayReport::Wake { gateway: "g".into(), model: "m099".into(), epoch: 1, held: 1 };
+    control.apply(later, Event::Gateway(wake), &mut effects);
+    let decided = effects.iter().filter(|effect| matches!(effect, Effect::Decided { .. })).count();
+    let started = effects.iter().any(
+        |effect| matches!(effect, Effect::Act(Action::SetReplicas { pool, to: 1, .. }) if pool.as_str() == "m099"),
+    );
+    assert!(started && decided < 10, "{decided} decided: {effects:#?}");
+    assert!(control.next_deadline().is_some_and(|at| at <= later), "the rest is due at once");
+}
