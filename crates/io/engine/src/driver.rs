@@ -245,9 +245,13 @@ async fn accept(
             }
         }
     };
-    let connections = Arc::new(Semaphore::new(shared.settings.max_connections));
+    let connections = Arc::new(Semaphore::new(shared.settings.max_connections.min(Semaphore::MAX_PERMITS)));
     loop {
-        let Ok(permit) = connections.clone().acquire_owned().await else { return };
+        let permit = tokio::select! {
+            permit = connections.clone().acquire_owned() => permit,
+            () = stop.cancelled() => return,
+        };
+        let Ok(permit) = permit else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => return,

@@ -260,6 +260,17 @@ async fn only_requests_in_flight_are_waited_for() {
 }
 
 #[tokio::test]
+async fn a_stop_is_heard_while_every_connection_is_in_use() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let engine = start(EngineSettings { max_connections: 1, ..settings() }).await;
+    let mut only = TcpStream::connect(engine.local_addr()).await.unwrap();
+    only.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    assert!(only.read(&mut [0; 4096]).await.unwrap() > 0);
+    let ended = tokio::time::timeout(Duration::from_secs(10), engine.shutdown()).await;
+    assert_eq!(ended, Ok(true));
+}
+
+#[tokio::test]
 async fn bad_requests_get_errors_in_openai_form() {
     struct Case {
         name: &'static str,
