@@ -11,7 +11,7 @@ use loadline_load::{
 use loadline_net::Clock;
 use loadline_sim::trace::{Limits, Request};
 use loadline_sim::workload::{Workload, fixed_lengths};
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -154,12 +154,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         let load = Load::new(target.clone(), options, Clock::scaled(args.speedup));
         anyhow::Ok(watched(&load, plan).await)
     })?;
-    let mut out = std::io::stdout().lock();
     match args.output {
-        Output::Json => writeln!(out, "{}", json(&args, &workload, &target, &report)?),
-        Output::Table => write!(out, "{}", table(&args, &workload, &target, &report)),
+        Output::Json => super::print(&format!("{}\n", json(&args, &workload, &target, &report)?))?,
+        Output::Table => super::print(&table(&args, &workload, &target, &report))?,
     }
-    .context("cannot write the result")?;
     Ok(ExitCode::from(u8::from(report.answered < report.sent)))
 }
 

@@ -87,8 +87,18 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = DEFAULT_MAX_BODY_BYTES)]
     max_body_bytes: usize,
     /// Most open connections.
-    #[arg(long, default_value_t = DEFAULT_MAX_CONNECTIONS)]
+    #[arg(long, default_value_t = DEFAULT_MAX_CONNECTIONS, value_parser = connections)]
     max_connections: usize,
+}
+
+/// More connections than any machine has descriptors for.
+const MOST_CONNECTIONS: usize = 1_000_000;
+
+fn connections(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(count) if (1..=MOST_CONNECTIONS).contains(&count) => Ok(count),
+        _ => Err(format!("write a number from 1 to {MOST_CONNECTIONS}")),
+    }
 }
 
 fn speedup(text: &str) -> Result<f64, String> {
@@ -135,14 +145,14 @@ impl Args {
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.list_profiles {
         for profile in Profile::all()? {
-            println!(
-                "{}\t{} KV blocks ({})\t{}",
+            super::print(&format!(
+                "{}\t{} KV blocks ({})\t{}\n",
                 profile.id, profile.kv_blocks, profile.kv_blocks_source, profile.provenance
-            );
+            ))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let profile = Profile::find(&args.profile).context("`--profile`")?;
+    let profile = Profile::find(&args.profile).context("`--profile`; `--list-profiles` shows them all")?;
     let settings = args.settings(profile);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no async runtime")?;
     runtime.block_on(serve(&args, profile, settings))

@@ -12,8 +12,7 @@ use loadline_policy::{
 };
 use serde::Serialize;
 use std::fmt::Write as _;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Arguments.
@@ -48,10 +47,11 @@ enum Output {
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let limits = Limits::default();
     let file = args.file.display().to_string();
-    let text = read_bounded(&args.file, &limits)?;
+    let text = super::read_bounded(&args.file, limits.bytes)?;
     let observed_file = args.observed.display().to_string();
-    let seen =
-        || -> Result<Observed> { Ok(read_observed(&observed_file, &read_bounded(&args.observed, &limits)?, &limits)?) };
+    let seen = || -> Result<Observed> {
+        Ok(read_observed(&observed_file, &super::read_bounded(&args.observed, limits.bytes)?, &limits)?)
+    };
     let report = if is_config(&file, &text, &limits) {
         if args.name.is_some() {
             bail!("`--name` chooses a HorizontalPodAutoscaler and `{file}` is a configuration; choose with `--model`");
@@ -64,8 +64,8 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         of_hpa(&pick(read_hpas(&file, &text, &limits)?, args.name.as_deref(), &file)?, &file, &seen()?)?
     };
     match args.output {
-        Output::Text => print!("{}", report.text()),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+        Output::Text => super::print(&report.text())?,
+        Output::Json => super::print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -106,15 +106,6 @@ fn of_model(config: &Config, name: Option<&str>, file: &str, observed: &Observed
     let policy = model.policy(config);
     let inputs = observed::lower_model(observed, model, &policy);
     Report::new(model.name.clone(), &policy, observed, inputs)
-}
-
-fn read_bounded(path: &Path, limits: &Limits) -> Result<String> {
-    let name = path.display();
-    let file = std::fs::File::open(path).with_context(|| format!("`{name}` cannot be opened; check the path"))?;
-    let most = u64::try_from(limits.bytes).unwrap_or(u64::MAX).saturating_add(1);
-    let mut text = String::new();
-    file.take(most).read_to_string(&mut text).with_context(|| format!("`{name}` cannot be read as UTF-8 text"))?;
-    Ok(text)
 }
 
 fn pick(documents: Vec<HpaDocument>, name: Option<&str>, file: &str) -> Result<HpaDocument> {

@@ -3,7 +3,6 @@
 use anyhow::Result;
 use clap::{Arg, Command};
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::process::ExitCode;
 
 /// Arguments of `completions`.
@@ -33,13 +32,13 @@ pub(crate) fn completions(args: &CompletionArgs, mut command: Command) -> Result
     };
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, "loadline", &mut script);
-    std::io::stdout().write_all(&script)?;
+    super::print(&String::from_utf8_lossy(&script))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Prints the page of all commands and flags.
 pub(crate) fn help_markdown(command: &Command) -> Result<ExitCode> {
-    std::io::stdout().write_all(page(command).as_bytes())?;
+    super::print(&page(command))?;
     Ok(ExitCode::SUCCESS)
 }
 

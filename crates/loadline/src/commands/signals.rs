@@ -6,7 +6,7 @@ use loadline_signals::dialect::{EngineKind, Reading, SignalReading, read};
 use loadline_signals::exposition::Limits;
 use serde_json::{Map, Number, Value, json};
 use std::fmt::Write as _;
-use std::io::{Read, Write as _};
+use std::io::Read;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -49,8 +49,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let page = load(&args.source, &limits)?;
     let reading = read(&page, args.engine, &limits).map_err(|error| anyhow::anyhow!("`{name}`: {error}"))?;
     match args.output {
-        Output::Json => print(&format!("{:#}\n", as_json(&reading)))?,
-        Output::Table => print(&as_table(&reading))?,
+        Output::Json => super::print(&format!("{:#}\n", as_json(&reading)))?,
+        Output::Table => super::print(&as_table(&reading))?,
     }
     if let Some(first) = reading.errors.first() {
         eprintln!(
@@ -67,16 +67,6 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(NOTHING_FOUND));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Prints; a reader that has seen enough, such as `head`, is no error.
-fn print(text: &str) -> anyhow::Result<()> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write to standard output")
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The page's bytes, at most one more than the limit allows: reading it then says what is wrong.

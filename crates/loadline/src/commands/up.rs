@@ -47,7 +47,7 @@ fn speedup(text: &str) -> Result<f64, String> {
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let config = read(&args.file)?;
     if args.print_config {
-        print!("{}", config::print_config(&config));
+        super::print(&config::print_config(&config))?;
         return Ok(ExitCode::SUCCESS);
     }
     super::log_to_stderr();
@@ -58,12 +58,9 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
 
 /// Reads the file, and says on standard error what is odd about it.
 fn read(file: &Path) -> Result<Config> {
-    let text = std::fs::read_to_string(file).with_context(|| {
-        format!(
-            "`{}` cannot be read; name a configuration with `-f`, for example examples/loadline.yaml",
-            file.display()
-        )
-    })?;
+    let limits = Limits::default();
+    let text = super::read_bounded(file, limits.bytes)
+        .context("there is no configuration; name one with `-f`, for example examples/loadline.yaml")?;
     let loaded = config::read_config(&file.display().to_string(), &text, &Limits::default())
         .map_err(|faults| anyhow::anyhow!("{faults}"))?;
     for warning in &loaded.warnings {
@@ -94,8 +91,11 @@ async fn serve(args: Args, config: Config) -> Result<ExitCode> {
     let clock = if args.speedup > 1.0 { Clock::scaled(args.speedup) } else { Clock::real() };
     let options = StackOptions { clock, keeper: KeeperCommand::this_binary() };
     let mut stack = Stack::start(lowered(&config, args.speedup)?, options)?;
-    println!("loadline serves {} on http://{}", names(&config), stack.address());
-    println!("replicas start with the first request to their model and end with this process; Ctrl-C ends it");
+    super::print(&format!(
+        "loadline serves {} on http://{}\nreplicas start with the first request to their model and end with this process; Ctrl-C ends it\n",
+        names(&config),
+        stack.address()
+    ))?;
     let mut watched = Watched {
         file: args.file.clone(),
         speedup: args.speedup,
@@ -147,7 +147,7 @@ struct Change {
 impl Watched {
     /// The configuration, if the file changed and is right; a wrong one is reported and not taken.
     fn changed(&mut self) -> Option<Lowered> {
-        let text = std::fs::read_to_string(&self.file).ok()?;
+        let text = super::read_bounded(&self.file, Limits::default().bytes).ok()?;
         match self.understood(&text) {
             Ok(None) => None,
             Ok(Some(Change { config, lowered, at_next_start })) => {

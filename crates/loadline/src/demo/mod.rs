@@ -190,8 +190,8 @@ async fn play(args: Args) -> Result<ExitCode> {
     let outcome = Outcome::new(report, &stack.snapshot(), stack.gateway_violations(), started, clock.now());
     stack.shutdown(Duration::from_secs(1)).await;
     match args.output {
-        Format::Json => println!("{}", outcome.json()?),
-        Format::Table => println!("{}", outcome.table()),
+        Format::Json => crate::commands::print(&format!("{}\n", outcome.json()?))?,
+        Format::Table => crate::commands::print(&format!("{}\n", outcome.table()))?,
     }
     if let Some(complaint) = outcome.complaint() {
         eprintln!("{complaint}");
