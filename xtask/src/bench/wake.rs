@@ -43,6 +43,8 @@ pub(crate) fn run() -> Result<Vec<Figure>> {
                 "name": format!("m{index}"),
                 "command": [this, COMMAND, "--port", "{port}", "--log", log, "--ready-after", ready.to_string()],
                 "minReplicas": 0,
+                // ends soon after its wake: two hundred live replicas would be a different measurement
+                "idle": { "after": "1s" },
             })
         })
         .collect();
