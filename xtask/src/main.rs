@@ -1,8 +1,9 @@
 //! `cargo xtask`: everything a developer or CI runs.
 //!
-//! `test`, `conformance`, `bench`, `layers`, `codegen`. Deliberately absent: anything a user needs.
+//! `test`, `cluster`, `conformance`, `bench`, `layers`, `codegen`. Deliberately absent: anything a user needs.
 
 mod bench;
+mod cluster;
 mod codegen;
 mod conformance;
 mod layers;
@@ -13,7 +14,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask <command>
-  test [PART...]                     everything CI runs, or the named parts (see CONTRIBUTING.md)
+  test [--full] [--minor M] [PART...]
+                                     everything CI runs, or the named parts (see CONTRIBUTING.md); --full adds the long
+                                     variants, --minor names the Kubernetes of the `kube` part (1.37, or 1.33)
+  cluster up|exec|shell|status|down  a Kubernetes cluster on this machine to play with: a real control plane, and pods as
+                                     local processes in a private network; `cluster` alone says more
   conformance hpa|openmetrics DIR    test vectors of a folder; last line `N passed, N failed`
   bench [parse|decide|gateway|wake|idle ...]
                                      figures with their goals; exit code 1 on a miss
@@ -35,6 +40,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         ["test", rest @ ..] => test::run(rest),
+        ["cluster", rest @ ..] => cluster::run(rest),
         ["conformance", rest @ ..] => conformance::run(rest),
         ["bench", rest @ ..] => bench::run(rest),
         // Started by benchmarks only.

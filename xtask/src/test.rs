@@ -1,6 +1,6 @@
 //! `cargo xtask test`: stages in order, the time of each, and one last line `N passed, N failed`.
 
-use crate::{codegen, layers, root, shared};
+use crate::{cluster, codegen, layers, root, shared};
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
@@ -28,10 +28,19 @@ impl Counts {
 struct Stage {
     name: &'static str,
     what: &'static str,
-    run: fn() -> Result<Counts>,
+    run: fn(&Request) -> Result<Counts>,
 }
 
-const STAGES: [Stage; 8] = [
+/// What a run was asked for beside its parts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Request {
+    /// The Kubernetes minor; the newest if none is named.
+    minor: Option<String>,
+    /// Long variants too.
+    is_full: bool,
+}
+
+const STAGES: [Stage; 10] = [
     Stage { name: "tools", what: "what a bare machine lacks is installed", run: tools },
     Stage { name: "format", what: "rustfmt", run: format },
     Stage { name: "layers", what: "tiers, licences, sizes", run: tiers },
@@ -39,23 +48,50 @@ const STAGES: [Stage; 8] = [
     Stage { name: "clippy", what: "lints, all targets", run: clippy },
     Stage { name: "rust", what: "unit, property, golden and process tests", run: rust },
     Stage { name: "conformance", what: "HPA vectors and OpenMetrics cases", run: conformance },
+    Stage {
+        name: "controlplane",
+        what: "etcd, Kubernetes and helm are built from their Go modules",
+        run: control_plane,
+    },
+    Stage { name: "kube", what: "on a real control plane, with pods as local processes", run: kube },
     Stage { name: "clients", what: "openai-python and openai-node through the gateway", run: clients },
 ];
 
-/// Runs all stages, or those named.
-pub(crate) fn run(names: &[&str]) -> Result<ExitCode> {
-    for name in names {
-        if !STAGES.iter().any(|stage| stage.name == *name) {
-            let known: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
-            bail!("there is no test part `{name}`; the parts are {}", known.join(", "));
+/// Splits the words of a command into its request and the parts it names.
+fn request<'a>(words: &[&'a str]) -> Result<(Request, Vec<&'a str>)> {
+    let mut request = Request::default();
+    let mut names = Vec::new();
+    let mut words = words.iter();
+    while let Some(&word) = words.next() {
+        match word {
+            "--minor" => {
+                let minor = words.next().context("`--minor` lacks its value, as in `--minor 1.33`")?;
+                request.minor = Some((*minor).to_owned());
+            }
+            "--full" => request.is_full = true,
+            name if STAGES.iter().any(|stage| stage.name == name) => names.push(name),
+            name => {
+                let known: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
+                bail!("there is no test part `{name}`; the parts are {}", known.join(", "));
+            }
         }
     }
+    // The tests of the control plane need its programs.
+    if names.contains(&"kube") && !names.contains(&"controlplane") {
+        names.push("controlplane");
+    }
+    Ok((request, names))
+}
+
+/// Runs all stages, or those named.
+pub(crate) fn run(words: &[&str]) -> Result<ExitCode> {
+    let (request, names) = request(words)?;
     let mut total = Counts::default();
     let mut times: Vec<(&str, Duration, Counts)> = Vec::new();
     for stage in STAGES.iter().filter(|stage| names.is_empty() || names.contains(&stage.name)) {
         println!("== {}: {}", stage.name, stage.what);
         let start = Instant::now();
-        let counts = (stage.run)().unwrap_or_else(|error| {
+        let counts = (stage.run)(&request).unwrap_or_else(|error| {
             println!("{}: {error:#}", stage.name);
             Counts::one(false)
         });
@@ -85,9 +121,16 @@ fn has(program: &str) -> bool {
 }
 
 /// Programs the tests need and the Debian package of each.
-const TOOLS: [(&str, &str); 4] = [("cc", "gcc"), ("git", "git"), ("python3", "python3-venv"), ("npm", "npm")];
+const TOOLS: [(&str, &str); 6] = [
+    ("cc", "gcc"),
+    ("git", "git"),
+    ("ip", "iproute2"),
+    ("python3", "python3-venv"),
+    ("npm", "npm"),
+    ("unshare", "util-linux"),
+];
 
-fn tools() -> Result<Counts> {
+fn tools(_: &Request) -> Result<Counts> {
     let missing: Vec<&str> = TOOLS.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package).collect();
     if !missing.is_empty() {
         println!("installing {}", missing.join(" "));
@@ -107,11 +150,11 @@ fn cargo(args: &[&str]) -> Result<bool> {
     Ok(status.success())
 }
 
-fn format() -> Result<Counts> {
+fn format(_: &Request) -> Result<Counts> {
     Ok(Counts::one(cargo(&["fmt", "--all", "--check"])?))
 }
 
-fn tiers() -> Result<Counts> {
+fn tiers(_: &Request) -> Result<Counts> {
     let findings = layers::findings()?;
     for finding in &findings {
         println!("{finding}");
@@ -119,18 +162,18 @@ fn tiers() -> Result<Counts> {
     Ok(Counts { passed: u64::from(findings.is_empty()), failed: u64::try_from(findings.len())? })
 }
 
-fn generated() -> Result<Counts> {
+fn generated(_: &Request) -> Result<Counts> {
     Ok(Counts::one(codegen::run(codegen::Mode::Check)? == ExitCode::SUCCESS))
 }
 
-fn clippy() -> Result<Counts> {
+fn clippy(_: &Request) -> Result<Counts> {
     Ok(Counts::one(cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?))
 }
 
 /// The profile the tests are built with; the binary of the client tests comes from the same build.
-const PROFILE: &str = "ci";
+pub(crate) const PROFILE: &str = "ci";
 
-fn rust() -> Result<Counts> {
+fn rust(_: &Request) -> Result<Counts> {
     counted(Command::new(env!("CARGO")).args([
         "test",
         "--workspace",
@@ -177,7 +220,7 @@ fn counts_of(line: &str) -> Option<Counts> {
         .flatten()
 }
 
-fn conformance() -> Result<Counts> {
+fn conformance(_: &Request) -> Result<Counts> {
     let mut counts = Counts::default();
     let runs = [
         ("hpa", shared().join("vectors/hpa"), Some(root().join("testdata/hpa"))),
@@ -195,13 +238,60 @@ fn conformance() -> Result<Counts> {
     Ok(counts)
 }
 
-fn clients() -> Result<Counts> {
+fn control_plane(request: &Request) -> Result<Counts> {
+    let mut words = vec!["build"];
+    if let Some(minor) = &request.minor {
+        words.extend(["--minor", minor]);
+    }
+    let mut is_built = cluster::run(&words)? == ExitCode::SUCCESS;
+    if is_built && request.is_full && request.minor.is_none() {
+        is_built = cluster::run(&["build", "--minor", OLDEST_MINOR])? == ExitCode::SUCCESS;
+    }
+    Ok(Counts::one(is_built))
+}
+
+/// The oldest supported Kubernetes; `--full` runs on it too.
+const OLDEST_MINOR: &str = "1.33";
+
+/// The whole workspace is selected so that the crates are those the `rust` stage built.
+fn kube(request: &Request) -> Result<Counts> {
+    let run = |minor: Option<&str>| {
+        let mut command = Command::new(env!("CARGO"));
+        command.args(["test", "--workspace", "--profile", PROFILE, "--locked", "--test", "kube"]);
+        if let Some(minor) = minor {
+            command.env("LOADLINE_KUBE_MINOR", minor);
+        }
+        if request.is_full {
+            command.env("LOADLINE_FULL", "1");
+        }
+        counted(&mut command)
+    };
+    let mut counts = run(request.minor.as_deref())?;
+    if request.is_full && request.minor.is_none() {
+        counts.add(run(Some(OLDEST_MINOR))?);
+    }
+    Ok(counts)
+}
+
+fn clients(_: &Request) -> Result<Counts> {
     counted(Command::new("sh").arg("crates/loadline/tests/clients/run.sh").env("LOADLINE_PROFILE", PROFILE))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_names_its_minor_and_parts() {
+        fn parse(words: &[&'static str]) -> Result<(Request, Vec<&'static str>), String> {
+            request(words).map_err(|error| error.to_string())
+        }
+        let oldest = Request { minor: Some("1.33".to_owned()), is_full: false };
+        assert_eq!(parse(&["kube", "--minor", "1.33"]), Ok((oldest, vec!["kube", "controlplane"])));
+        assert_eq!(parse(&["--full"]), Ok((Request { minor: None, is_full: true }, vec![])));
+        assert!(parse(&["kube", "--minor"]).is_err_and(|error| error.contains("lacks its value")));
+        assert!(parse(&["cube"]).is_err_and(|error| error.contains("`cube`") && error.contains("kube")));
+    }
 
     #[test]
     fn result_lines_of_all_runners_are_counted() {

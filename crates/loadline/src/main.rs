@@ -2,6 +2,8 @@
 
 mod commands;
 mod demo;
+mod gatewayd;
+mod serve;
 mod stack;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -21,6 +23,10 @@ enum Command {
     Demo(demo::Args),
     /// Run models on this machine: a gateway, an autoscaler, and replicas from zero to N.
     Up(commands::up::Args),
+    /// Run in Kubernetes: scale InferenceAutoscalers and serve the metrics APIs to HorizontalPodAutoscalers.
+    Serve(commands::serve::Args),
+    /// Hold, queue and route requests in front of the replicas of a namespace, in Kubernetes.
+    Gateway(commands::gateway::Args),
     /// Emulate an inference engine without a GPU: OpenAI API and /metrics.
     Engine(commands::engine::Args),
     /// Load an OpenAI endpoint from a trace or with fixed lengths and report latencies.
@@ -45,6 +51,8 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Demo(args) => demo::run(args),
         Command::Up(args) => commands::up::run(args),
+        Command::Serve(args) => commands::serve::run(args),
+        Command::Gateway(args) => commands::gateway::run(args),
         Command::Engine(args) => commands::engine::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Signals(args) => commands::signals::run(args),

@@ -1,6 +1,6 @@
 //! A blocking HTTP/1.1 client over one raw connection.
 
-use crate::{MAX_ANSWER_BYTES, on_loopback};
+use crate::{MAX_ANSWER_BYTES, within_reach};
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -65,9 +65,9 @@ impl Connection {
     /// Connects; every read and write may take `patience`.
     ///
     /// # Errors
-    /// For addresses off loopback, and if nothing listens.
+    /// For addresses off loopback and the private namespace, and if nothing listens.
     pub fn open(address: SocketAddr, patience: Duration) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&on_loopback(address)?, patience)?;
+        let stream = TcpStream::connect_timeout(&within_reach(address)?, patience)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;

@@ -1,17 +1,21 @@
-//! What tests of the binary share: the built binary as a child, a blocking HTTP client, and scripted servers.
+//! What tests of the binary share: the built binary as a child, a blocking HTTP client, scripted servers, and a real Kubernetes
+//! control plane in a private network namespace.
 //!
 //! Invariants
-//! - Only loopback is spoken to; other addresses are refused.
+//! - Only loopback and addresses of the private namespace are spoken to; other addresses are refused.
 //! - Every wait has a deadline, every read a bound; a child is killed when its handle is dropped.
 //!
 //! Deliberately absent: retries, redirects, TLS, and any opinion on what an answer should be.
 
 pub mod binary;
 pub mod client;
+pub mod controlplane;
+pub mod netns;
+pub mod node;
 pub mod upstream;
 
 use anyhow::{Result, bail};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 /// How long a wait may take unless a test says otherwise.
@@ -29,13 +33,17 @@ pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// Refuses what is not on loopback.
+/// Refuses what is neither on loopback nor, inside a private namespace, of one of its plans.
 ///
 /// # Errors
 /// For every other address.
-pub fn on_loopback(address: SocketAddr) -> Result<SocketAddr> {
-    if !address.ip().is_loopback() {
-        bail!("{address} is not on loopback; tests do not leave it");
+pub fn within_reach(address: SocketAddr) -> Result<SocketAddr> {
+    let is_planned = match address.ip() {
+        IpAddr::V4(ip) => netns::is_inside() && netns::Plan::of(ip).is_some(),
+        IpAddr::V6(_) => false,
+    };
+    if !address.ip().is_loopback() && !is_planned {
+        bail!("{address} is neither on loopback nor in the private namespace; tests do not leave them");
     }
     Ok(address)
 }

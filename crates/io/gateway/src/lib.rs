@@ -30,4 +30,4 @@ mod stall;
 mod upstream;
 
 pub use server::{Gateway, GatewayError, GatewayHandle};
-pub use settings::{GatewaySettings, ModelSettings, PageSource, ProcessPages};
+pub use settings::{GatewaySettings, ModelSettings, PageSource, ProcessPages, Readiness, ReadinessSource};

@@ -95,6 +95,8 @@ pub(crate) struct Model {
     /// Larger bodies are not sent twice.
     pub(crate) resend_bytes: AtomicU64,
     pub(crate) metrics: ModelMetrics,
+    /// Its pool on the endpoint picker's metrics, if other than the gateway's.
+    inference_pool: Mutex<Option<String>>,
     state: Mutex<State>,
     /// When the timer must tick it next, in nanoseconds.
     armed: AtomicI64,
@@ -107,6 +109,7 @@ impl Model {
             max_body_bytes: AtomicU64::new(settings.max_body_bytes.unwrap_or(max_body_bytes)),
             resend_bytes: AtomicU64::new(settings.hold.retry_body_bytes),
             metrics: ModelMetrics::default(),
+            inference_pool: Mutex::new(settings.inference_pool.clone()),
             state: Mutex::new(State {
                 hold: Hold::new(settings.hold.clone(), seed, now),
                 tickets: Vec::new(),
@@ -232,7 +235,12 @@ impl Model {
     pub(crate) fn configure(&self, settings: &ModelSettings, max_body_bytes: u64) {
         self.max_body_bytes.store(settings.max_body_bytes.unwrap_or(max_body_bytes), Ordering::Relaxed);
         self.resend_bytes.store(settings.hold.retry_body_bytes, Ordering::Relaxed);
+        self.inference_pool.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&settings.inference_pool);
         self.lock().hold.configure(settings.hold.clone());
+    }
+
+    pub(crate) fn inference_pool(&self) -> Option<String> {
+        self.inference_pool.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Refuses what is held and what comes; with `all`, ends also what is in flight.

@@ -25,7 +25,13 @@ pub(crate) fn answer(shared: &Shared, request: &Request<Incoming>) -> Option<Res
         "/readyz" if shared.is_draining() => {
             Some(text(StatusCode::SERVICE_UNAVAILABLE, "the gateway is shutting down\n"))
         }
-        "/readyz" => Some(text(StatusCode::OK, "ok\n")),
+        "/readyz" => {
+            let missing = shared.settings.readiness.as_ref().and_then(|readiness| readiness.0());
+            Some(missing.map_or_else(
+                || text(StatusCode::OK, "ok\n"),
+                |why| text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+            ))
+        }
         "/metrics" => {
             let mut text = page::render(shared);
             if let Some((_, rest)) = process_page(shared, "/metrics") {
@@ -82,8 +88,8 @@ fn entry(model: &Model) -> Value {
     json!({"id": model.id.as_str(), "object": "model", "created": 0, "owned_by": "loadline", "state": state})
 }
 
-fn text(status: StatusCode, words: &'static str) -> Response<ReplyBody> {
-    let mut response = Response::new(ReplyBody::Own(Bytes::from_static(words.as_bytes())));
+fn text(status: StatusCode, words: impl Into<Bytes>) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::Own(words.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response

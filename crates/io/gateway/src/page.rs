@@ -14,6 +14,8 @@ use std::sync::Arc;
 /// One model as the page shows it.
 struct Row {
     model: Arc<Model>,
+    /// On the endpoint picker's metrics.
+    pool: String,
     counts: Counts,
     arrivals: u64,
     replicas: Vec<ReplicaRow>,
@@ -31,7 +33,8 @@ pub(crate) fn render(shared: &Shared) -> String {
             let (counts, arrivals, replicas) = model.snapshot();
             let oldest_age = counts.oldest.map_or(0.0, |oldest| now.since(oldest).as_secs_f64());
             let peak = model.metrics.peak.take().max(u64::from(counts.held) + u64::from(counts.in_flight));
-            Row { model: Arc::clone(model), counts, arrivals, replicas, oldest_age, peak }
+            let pool = model.inference_pool().unwrap_or_else(|| shared.settings.inference_pool.clone());
+            Row { model: Arc::clone(model), pool, counts, arrivals, replicas, oldest_age, peak }
         })
         .collect();
     let mut page = Page::default();
@@ -270,23 +273,22 @@ fn process(page: &mut Page, shared: &Shared) {
 /// One family of the endpoint picker's page.
 fn epp(page: &mut Page, shared: &Shared, family: &Family, rows: &[Row]) {
     page.family(family.name, family.kind, family.help);
-    let pool = shared.settings.inference_pool.as_str();
     let controller = ("top_level_controller_name", shared.settings.top_level_controller_name.as_str());
-    let sum = |value: fn(&Counts) -> u32| rows.iter().map(|row| f64::from(value(&row.counts))).sum::<f64>();
-    let ready = sum(|counts| counts.serving);
     if matches!(family.labels, LabelSet::Pool | LabelSet::Name) {
-        let value = match family.meaning {
-            Meaning::ReadyEndpoints => ready,
-            Meaning::MeanQueue => sum(|counts| counts.held) / ready.max(1.0),
-            Meaning::MeanRunning => sum(|counts| counts.in_flight) / ready.max(1.0),
-            _ => saturation(rows),
-        };
-        let label = if family.labels == LabelSet::Pool { "inference_pool" } else { "name" };
-        return page.sample(family.name, &[(label, pool), controller], value);
+        let mut pools: Vec<&str> = rows.iter().map(|row| row.pool.as_str()).collect();
+        pools.sort_unstable();
+        pools.dedup();
+        if pools.is_empty() {
+            pools.push(&shared.settings.inference_pool);
+        }
+        for pool in pools {
+            epp_pool(page, family, pool, controller, &rows.iter().filter(|row| row.pool == pool).collect::<Vec<_>>());
+        }
+        return;
     }
     for row in rows {
         let model = row.model.id.as_str();
-        let labels = labels_of(family.labels, pool, model, controller);
+        let labels = labels_of(family.labels, &row.pool, model, controller);
         let metrics = &row.model.metrics;
         let value = match family.meaning {
             Meaning::QueueSeconds => {
@@ -340,6 +342,20 @@ fn epp(page: &mut Page, shared: &Shared, family: &Family, rows: &[Row]) {
     }
 }
 
+/// One pool's sample of a family of pools.
+fn epp_pool(page: &mut Page, family: &Family, pool: &str, controller: Label<'_>, rows: &[&Row]) {
+    let sum = |value: fn(&Counts) -> u32| rows.iter().map(|row| f64::from(value(&row.counts))).sum::<f64>();
+    let ready = sum(|counts| counts.serving);
+    let value = match family.meaning {
+        Meaning::ReadyEndpoints => ready,
+        Meaning::MeanQueue => sum(|counts| counts.held) / ready.max(1.0),
+        Meaning::MeanRunning => sum(|counts| counts.in_flight) / ready.max(1.0),
+        _ => saturation(rows),
+    };
+    let label = if family.labels == LabelSet::Pool { "inference_pool" } else { "name" };
+    page.sample(family.name, &[(label, pool), controller], value);
+}
+
 fn with<'a>(labels: &[Label<'a>], more: Label<'a>) -> Vec<Label<'a>> {
     labels.iter().copied().chain([more]).collect()
 }
@@ -360,7 +376,7 @@ fn labels_of<'a>(set: LabelSet, pool: &'a str, model: &'a str, controller: Label
 }
 
 /// The mean over models of the share of slots in use; a model without a replica counts as full, as in the endpoint picker.
-fn saturation(rows: &[Row]) -> f64 {
+fn saturation(rows: &[&Row]) -> f64 {
     let each = rows.iter().map(|row| {
         let serving = || row.replicas.iter().filter(|replica| replica.phase == ReplicaPhase::Serving);
         let slots: f64 = serving().map(|replica| f64::from(replica.slots)).sum();

@@ -16,13 +16,15 @@ pub struct ModelSettings {
     pub hold: HoldSettings,
     /// Largest request body, if other than the gateway's.
     pub max_body_bytes: Option<u64>,
+    /// Its pool on the endpoint picker's metrics, if other than the gateway's.
+    pub inference_pool: Option<String>,
 }
 
 impl ModelSettings {
     /// A model with every default.
     #[must_use]
     pub fn new(model: impl Into<ModelId>) -> Self {
-        Self { model: model.into(), hold: HoldSettings::default(), max_body_bytes: None }
+        Self { model: model.into(), hold: HoldSettings::default(), max_body_bytes: None, inference_pool: None }
     }
 }
 
@@ -74,6 +76,21 @@ pub struct GatewaySettings {
     pub seed: u64,
     /// Pages of the process around the gateway.
     pub pages: Option<ProcessPages>,
+    /// Whether the process around the gateway has what it needs to serve; without it, that is so from the start.
+    pub readiness: Option<Readiness>,
+}
+
+/// Whether the process around a gateway is ready: asked at each GET of `/readyz`, which then says why not. It must not block.
+#[derive(Clone)]
+pub struct Readiness(pub ReadinessSource);
+
+/// Says why a process is not ready yet; none when it is.
+pub type ReadinessSource = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
+impl fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Readiness")
+    }
 }
 
 /// Pages of the process that a gateway runs in, served beside its own.
@@ -117,6 +134,7 @@ impl Default for GatewaySettings {
             drain_delay: Duration::ZERO,
             seed: 0,
             pages: None,
+            readiness: None,
         }
     }
 }

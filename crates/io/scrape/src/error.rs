@@ -68,6 +68,9 @@ impl fmt::Display for ScrapeError {
                 f,
                 "`{url}`: status 404; check the path, and that the engine's metrics are switched on (`--enable-metrics` of SGLang, `--metrics` of llama.cpp)"
             ),
+            ScrapeErrorKind::Status(status @ (401 | 403)) => {
+                write!(f, "`{url}`: status {status}; the page wants a bearer token that may read it")
+            }
             ScrapeErrorKind::Status(status) if detail.is_empty() => {
                 write!(f, "`{url}`: status {status} where 200 was expected")
             }

@@ -1,29 +1,33 @@
 //! Fetching one page: a kept connection where there is one, a fresh one where it turns out to be dead.
 
+use crate::auth::Secret;
 use crate::error::{ScrapeError, ScrapeErrorKind};
 use crate::settings::ScrapeSettings;
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HOST, HeaderValue, LOCATION, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, HeaderValue, LOCATION, USER_AGENT,
 };
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use loadline_net::http::limits::MAX_RESPONSE_HEAD_BYTES;
 use loadline_net::http::{Connector, Stream, Target};
 use std::io::Read;
 use std::pin::Pin;
+use std::time::Duration;
 
 /// Nothing else: negotiation with an OpenMetrics client changes the names that some engines send.
 const ACCEPT_TEXT: &str = "text/plain;version=0.0.4";
+
+/// What is read at once, and the largest response head.
+const READ_BUFFER_BYTES: usize = 16 << 10;
 
 /// Fetches one metrics page, decompressed, over a connection of its own.
 ///
 /// # Errors
 /// A [`ScrapeError`] that names the URL; every answer but 200 is one.
 pub async fn fetch_page(url: &str, settings: &ScrapeSettings) -> Result<Bytes, ScrapeError> {
-    PageClient::new(url, Connector::new())?.get(settings).await
+    PageClient::new(url, Connector::new(), None)?.get(settings.timeout, settings.max_body_bytes).await
 }
 
 /// A connection between requests. Nothing drives it then: that it was closed shows at the next use.
@@ -36,6 +40,7 @@ struct Kept {
 pub(crate) struct PageClient {
     target: Target,
     connector: Connector,
+    authorization: Option<HeaderValue>,
     kept: Option<Kept>,
 }
 
@@ -47,21 +52,24 @@ enum Failure {
 }
 
 impl PageClient {
-    pub(crate) fn new(url: &str, connector: Connector) -> Result<Self, ScrapeError> {
+    pub(crate) fn new(url: &str, connector: Connector, bearer: Option<&Secret>) -> Result<Self, ScrapeError> {
         let target = url.parse().map_err(|error: loadline_net::http::TargetError| {
             ScrapeError::new(ScrapeErrorKind::BadUrl, url, error.to_string())
         })?;
-        Ok(Self { target, connector, kept: None })
+        let authorization = bearer
+            .map(Secret::header)
+            .transpose()
+            .map_err(|why| ScrapeError::new(ScrapeErrorKind::BadUrl, url, format!("`{url}`: {why}")))?;
+        Ok(Self { target, connector, authorization, kept: None })
     }
 
     /// Gets the page. Dropping the future closes the connection.
-    pub(crate) async fn get(&mut self, settings: &ScrapeSettings) -> Result<Bytes, ScrapeError> {
-        let url = self.target.to_string();
-        match tokio::time::timeout(settings.timeout, self.get_or_retry(settings.max_body_bytes)).await {
+    pub(crate) async fn get(&mut self, timeout: Duration, max_body_bytes: usize) -> Result<Bytes, ScrapeError> {
+        match tokio::time::timeout(timeout, self.get_or_retry(max_body_bytes)).await {
             Ok(result) => result,
             Err(_) => {
-                let detail = format!("no complete page within {:?} (`timeout`)", settings.timeout);
-                Err(ScrapeError::new(ScrapeErrorKind::Timeout, url, detail))
+                let detail = format!("no complete page within {timeout:?} (`timeout`)");
+                Err(ScrapeError::new(ScrapeErrorKind::Timeout, self.target.to_string(), detail))
             }
         }
     }
@@ -82,7 +90,8 @@ impl PageClient {
     async fn connect(&self) -> Result<Kept, ScrapeError> {
         let stream = self.connector.connect(&self.target).await?;
         let (sender, connection) = http1::Builder::new()
-            .max_buf_size(MAX_RESPONSE_HEAD_BYTES)
+            // each kept connection keeps such a buffer; left to itself it grows to a whole page, times all targets
+            .read_buf_exact_size(Some(READ_BUFFER_BYTES))
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.broken(&error))?;
@@ -120,7 +129,11 @@ impl PageClient {
     fn request(&self) -> Result<http::Request<Empty<Bytes>>, ScrapeError> {
         let invalid =
             |error: http::Error| ScrapeError::new(ScrapeErrorKind::BadUrl, self.target.to_string(), error.to_string());
-        http::Request::get(self.target.path())
+        let mut request = http::Request::get(self.target.path());
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        request
             .header(HOST, self.target.authority())
             .header(USER_AGENT, HeaderValue::from_static(concat!("loadline/", env!("CARGO_PKG_VERSION"))))
             .header(ACCEPT, HeaderValue::from_static(ACCEPT_TEXT))

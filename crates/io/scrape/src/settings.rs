@@ -3,12 +3,24 @@
 use loadline_signals::exposition::Limits;
 use std::time::Duration;
 
+/// What is done with a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PageUse {
+    /// It is read into signals, and dropped.
+    #[default]
+    Read,
+    /// It is handed on as it is in [`crate::ScrapeReport::page`], unread: who takes it reads it, once
+    /// (`loadline_signals::served::Served::page` reads values and signals in one pass). The reading of the report is empty then.
+    Keep,
+}
+
 /// How to scrape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScrapeSettings {
-    /// From one scrape of a target to the next, in model time; at least 1 ms.
+    /// From one scrape of a target to the next, in model time, where the target has no period of its own; at least 1 ms.
     pub period: Duration,
-    /// For one whole scrape, connecting included, in wall time: networks do not run faster with a scaled clock.
+    /// For one whole scrape, connecting included, in wall time, where the target has no limit of its own: networks do not run faster with a scaled
+    /// clock.
     pub timeout: Duration,
     /// The largest page, in bytes, both as sent and decompressed. Ray's pages, the largest known, have 0.6 MB.
     pub max_body_bytes: usize,
@@ -16,6 +28,8 @@ pub struct ScrapeSettings {
     pub max_concurrent: usize,
     /// The bounds of reading a page; its own page limit counts beside `max_body_bytes`.
     pub limits: Limits,
+    /// What is done with a page.
+    pub pages: PageUse,
 }
 
 impl Default for ScrapeSettings {
@@ -27,6 +41,7 @@ impl Default for ScrapeSettings {
             max_body_bytes: 8 << 20,
             max_concurrent: 256,
             limits: Limits::default(),
+            pages: PageUse::Read,
         }
     }
 }

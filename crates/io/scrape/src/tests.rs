@@ -12,11 +12,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-const PAGE: &str = "vllm:num_requests_running{engine=\"0\"} 2\nvllm:num_requests_waiting{engine=\"0\"} 3\n";
+pub(crate) const PAGE: &str = "vllm:num_requests_running{engine=\"0\"} 2\nvllm:num_requests_waiting{engine=\"0\"} 3\n";
 
 /// What the test server does with each connection.
 #[derive(Clone)]
-enum Behaviour {
+pub(crate) enum Behaviour {
     /// Answers every request with these bytes, and keeps the connection.
     Answer(Vec<u8>),
     /// The same, and closes the connection without having said so.
@@ -28,11 +28,11 @@ enum Behaviour {
 }
 
 /// A server on a loopback port of its own.
-struct Server {
+pub(crate) struct Server {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
-    requests: Arc<AtomicUsize>,
-    heads: mpsc::UnboundedReceiver<String>,
+    pub(crate) requests: Arc<AtomicUsize>,
+    pub(crate) heads: mpsc::UnboundedReceiver<String>,
     task: JoinHandle<()>,
 }
 
@@ -43,7 +43,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    async fn start(behaviour: Behaviour) -> Self {
+    pub(crate) async fn start(behaviour: Behaviour) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("its address");
         let (connections, requests) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -58,7 +58,7 @@ impl Server {
         Self { address, connections, requests, heads, task }
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}/metrics", self.address)
     }
 }
@@ -98,7 +98,7 @@ async fn serve(
     }
 }
 
-fn answer(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+pub(crate) fn answer(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
     [head.as_bytes(), body].concat()
 }
@@ -109,16 +109,16 @@ fn zipped(body: &[u8]) -> Vec<u8> {
     encoder.finish().expect("memory")
 }
 
-fn target(replica: &str, url: String) -> Target {
-    Target { replica: ReplicaId::from(replica), model: ModelId::from("m"), url, engine: None, named: None }
+pub(crate) fn target(replica: &str, url: String) -> Target {
+    Target::new(ReplicaId::from(replica), ModelId::from("m"), url)
 }
 
 /// 20 ms of wall time between scrapes.
-fn fast() -> (Clock, ScrapeSettings) {
+pub(crate) fn fast() -> (Clock, ScrapeSettings) {
     (Clock::scaled(50.0), ScrapeSettings::default())
 }
 
-async fn next(reports: &mut mpsc::Receiver<ScrapeReport>) -> ScrapeReport {
+pub(crate) async fn next(reports: &mut mpsc::Receiver<ScrapeReport>) -> ScrapeReport {
     tokio::time::timeout(Duration::from_secs(30), reports.recv()).await.expect("a report in time").expect("a report")
 }
 

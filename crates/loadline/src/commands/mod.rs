@@ -3,7 +3,9 @@
 pub(crate) mod bench;
 pub(crate) mod engine;
 pub(crate) mod explain;
+pub(crate) mod gateway;
 pub(crate) mod reference;
+pub(crate) mod serve;
 pub(crate) mod signals;
 pub(crate) mod up;
 

@@ -351,11 +351,9 @@ impl Driver {
             .filter_map(|(model, replica, address)| {
                 let spec = self.scrape.get(model)?;
                 Some(Target {
-                    replica: replica.clone(),
-                    model: model.clone(),
-                    url: format!("http://{address}{}", spec.path),
                     engine: spec.engine,
                     named: spec.named.clone(),
+                    ..Target::new(replica.clone(), model.clone(), format!("http://{address}{}", spec.path))
                 })
             })
             .collect()

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use loadline_base::{ModelId, PoolId};
-use loadline_control::{MetricQuery, ModelSpec};
+use loadline_control::{GatewayUse, MetricQuery, Mode, ModelSpec, Removal};
 use loadline_gateway::{GatewaySettings, ModelSettings};
 use loadline_hold::HoldSettings;
 use loadline_manifest::config::{Config, EngineConfig, EngineKind, Launch, ModelConfig, ModelMetric, Origin};
@@ -161,6 +161,9 @@ fn model_spec(config: &Config, model: &ModelConfig) -> ModelSpec {
         scrape_period: config.scrape_period,
         start_estimate: start_estimate(model),
         drain_timeout: model.drain_timeout,
+        gateway: GatewayUse::default(),
+        removal: Removal::default(),
+        mode: Mode::default(),
     }
 }
 

@@ -21,6 +21,11 @@ impl Labels {
         self.0.insert(name.into(), value.into());
     }
 
+    /// Takes a label away, if it is there.
+    pub fn remove(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+
     /// The value of `name`, if it is there.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {

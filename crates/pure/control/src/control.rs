@@ -1,19 +1,15 @@
 //! The loop over all models.
 
 use crate::checkpoint::Checkpoint;
-use crate::event::{Effect, Event, ModelSpec, ReplicaEvent};
+use crate::due::Due;
+use crate::event::{Effect, Event, Mode, ModelSpec, ReplicaEvent};
 use crate::laws::LawCounts;
 use crate::model::Model;
-use crate::observe;
 use loadline_base::{ModelId, PoolId, ReplicaId, Timestamp};
 use loadline_hold::protocol::GatewayReport;
-use loadline_policy::{Action, Alarm, Budgets, Decision, Memory, ReplicaState, arbitrate, decide, laws};
+use loadline_policy::{Action, Budgets, Memory, ReplicaState};
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// Decisions made on one event. With very many models the rest waits for the next event or tick, which is due at once, so that a wake
-/// is never kept waiting by a round of routine decisions.
-const DECISIONS_AT_ONCE: usize = 8;
 
 /// How the loop runs.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,15 +23,19 @@ pub struct ControlSettings {
 /// The loop: see the crate's documentation.
 #[derive(Debug, Clone)]
 pub struct Control {
-    settings: ControlSettings,
-    models: BTreeMap<ModelId, Model>,
+    pub(crate) settings: ControlSettings,
+    pub(crate) models: BTreeMap<ModelId, Model>,
     /// Which model a replica belongs to.
     owner: BTreeMap<ReplicaId, ModelId>,
+    /// Which model a pool belongs to.
+    pub(crate) pools: BTreeMap<PoolId, ModelId>,
+    /// What is due when.
+    pub(crate) due: Due,
     /// Memory of models that were checkpointed and not configured yet.
     restored: BTreeMap<ModelId, Memory>,
     /// Replicas of an earlier loop may exist: a model is not decided before its count is told.
     awaits_counts: bool,
-    laws: LawCounts,
+    pub(crate) laws: LawCounts,
 }
 
 impl Control {
@@ -46,6 +46,8 @@ impl Control {
             settings,
             models: BTreeMap::new(),
             owner: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            due: Due::default(),
             restored: BTreeMap::new(),
             awaits_counts: false,
             laws: LawCounts::default(),
@@ -55,7 +57,8 @@ impl Control {
     /// A loop that remembers what an earlier one did (law L9). Call before the first [`Event::Configure`]. Nothing is decided for a model
     /// before its replicas were reported and then [`Event::Counted`] said how many there shall be.
     #[must_use]
-    pub fn restore(settings: ControlSettings, checkpoint: Checkpoint) -> Self {
+    pub fn restore(settings: ControlSettings, mut checkpoint: Checkpoint) -> Self {
+        checkpoint.memories.values_mut().for_each(Memory::resume);
         Self { restored: checkpoint.memories, awaits_counts: true, ..Self::new(settings) }
     }
 
@@ -66,41 +69,80 @@ impl Control {
         Checkpoint { memories: self.restored.clone().into_iter().chain(live).collect() }
     }
 
+    /// What must survive a restart of one model.
+    #[must_use]
+    pub fn checkpoint_of(&self, model: &ModelId) -> Option<Memory> {
+        self.models.get(model).map(|state| &state.memory).or_else(|| self.restored.get(model)).cloned()
+    }
+
     /// Takes one event in and appends what is to be done, in order.
     pub fn apply(&mut self, now: Timestamp, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Configure(specs) => self.configure(now, specs, effects),
-            Event::Gateway(report) => self.gateway(now, report, effects),
+            Event::Release(model) => self.release(now, &model, effects),
+            Event::Gateway(report) => {
+                let name = model_of_report(&report).clone();
+                self.with(&name, |model| model.hear(now, report, effects));
+            }
             Event::Scraped { replica, at, outcome } => {
-                if let Some(model) = self.owner.get(&replica).and_then(|model| self.models.get_mut(model)) {
-                    model.replicas.scraped(at, &replica, outcome);
+                let period = self.settings.decision_period;
+                if let Some(name) = self.owner.get(&replica)
+                    && let Some(model) = self.models.get_mut(name)
+                    && model.scraped(now, at, &replica, outcome)
+                {
+                    let due = model.due(period);
+                    self.due.set(name, &mut model.entered, due);
                 }
+            }
+            Event::Supplied { model, metric, at, outcome } => {
+                self.with(&model, |model| {
+                    model.supply(now, metric, at, outcome);
+                });
             }
             Event::Replica { replica, event } => self.replica(now, replica, event, effects),
             Event::GatewayGone(gateway) => {
-                for model in self.models.values_mut() {
-                    model.gateway_gone(now, &gateway, effects);
+                for name in self.models.keys().cloned().collect::<Vec<_>>() {
+                    self.with(&name, |model| model.gateway_gone(now, &gateway, effects));
                 }
             }
             Event::Counted { pool, replicas } => {
-                if let Some(model) = self.model_of(&pool).and_then(|name| self.models.get_mut(&name)) {
-                    model.adopt(replicas);
-                }
+                self.with_pool(&pool, |model| model.adopt(now, replicas, effects));
             }
+            Event::Settled { pool, replicas } => {
+                self.with_pool(&pool, |model| model.settled(now, replicas, effects));
+            }
+            Event::Written { pool, outcome } => self.with_pool(&pool, |model| model.written(now, outcome)),
             Event::Tick => {}
         }
-        for model in self.models.values_mut() {
-            model.expire(now, effects);
-        }
-        self.models.retain(|_, model| !model.is_over());
-        self.decide_due(now, effects);
+        self.work_off(now, effects);
     }
 
     /// When [`Event::Tick`] is due, if nothing else happens.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        let period = self.settings.decision_period;
-        self.models.values().flat_map(|model| [model.decision_due(period), model.next_expiry()]).flatten().min()
+        self.due.first()
+    }
+
+    /// Does something with a model, and notes when it is due next; one that has left nothing behind is forgotten.
+    pub(crate) fn with(&mut self, name: &ModelId, change: impl FnOnce(&mut Model)) {
+        let Some(model) = self.models.get_mut(name) else { return };
+        change(model);
+        if model.is_over() {
+            self.due.set(name, &mut model.entered, None);
+            if let Some(model) = self.models.remove(name) {
+                self.pools.remove(&model.spec.pool);
+            }
+            self.owner.retain(|_, owner| owner != name);
+            return;
+        }
+        let due = model.due(self.settings.decision_period);
+        self.due.set(name, &mut model.entered, due);
+    }
+
+    fn with_pool(&mut self, pool: &PoolId, change: impl FnOnce(&mut Model)) {
+        if let Some(name) = self.pools.get(pool).cloned() {
+            self.with(&name, change);
+        }
     }
 
     /// Changes what all models share; in force from the next decision of each.
@@ -138,49 +180,25 @@ impl Control {
     }
 
     fn configure(&mut self, now: Timestamp, specs: Vec<ModelSpec>, effects: &mut Vec<Effect>) {
-        let stays = |name: &ModelId, model: &Model| {
-            specs.iter().any(|spec| spec.model == *name && spec.pool == model.spec.pool)
-        };
-        let (mut kept, gone): (BTreeMap<ModelId, Model>, BTreeMap<ModelId, Model>) =
-            std::mem::take(&mut self.models).into_iter().partition(|(name, model)| stays(name, model));
-        for (name, mut model) in gone {
-            if specs.iter().any(|spec| spec.model == name) {
-                // the same model in another pool: the new pool takes its place at once
-                self.owner.retain(|_, owner| *owner != name);
-                let from = model.ordered();
-                effects.push(Effect::Act(Action::SetReplicas {
-                    pool: model.spec.pool,
-                    from,
-                    to: 0,
-                    remove_first: Vec::new(),
-                }));
-            } else {
-                model.retire(now, effects);
-                kept.insert(name, model);
+        let mut wanted: BTreeMap<ModelId, ModelSpec> =
+            specs.into_iter().map(|spec| (spec.model.clone(), spec)).collect();
+        for name in self.models.keys().cloned().collect::<Vec<_>>() {
+            let Some(model) = self.models.get(&name) else { continue };
+            match wanted.get(&name) {
+                Some(spec) if spec.pool == model.spec.pool => {}
+                Some(_) => self.move_out(now, &name, effects),
+                None => self.with(&name, |model| model.retire(now, effects)),
             }
         }
-        self.models = kept;
-        for spec in specs {
-            let name = spec.model.clone();
-            match self.models.get_mut(&name) {
-                Some(model) => {
-                    if model.spec.policy != spec.policy || model.is_retired {
-                        model.is_urgent = true;
-                    }
-                    let are_slots_new = model.spec.slots != spec.slots || model.is_retired;
-                    model.is_retired = false;
-                    model.spec = spec;
-                    if are_slots_new {
-                        model.introduce_replicas(effects);
-                    }
-                }
-                None => {
-                    let memory = self.restored.remove(&name).unwrap_or_default();
-                    let mut model = Model::new(spec, memory);
-                    model.is_counted = !self.awaits_counts;
-                    self.models.insert(name, model);
-                }
+        while let Some((name, spec)) = wanted.pop_first() {
+            self.pools.insert(spec.pool.clone(), name.clone());
+            if !self.models.contains_key(&name) {
+                let memory = self.restored.remove(&name).unwrap_or_default();
+                let mut model = Model::new(spec.clone(), memory);
+                model.is_counted = !self.awaits_counts;
+                self.models.insert(name.clone(), model);
             }
+            self.with(&name, |model| model.reconfigure(now, spec, effects));
         }
         effects.push(Effect::TargetsChanged);
         for model in self.models.values_mut() {
@@ -188,21 +206,32 @@ impl Control {
         }
     }
 
-    fn gateway(&mut self, now: Timestamp, report: GatewayReport, effects: &mut Vec<Effect>) {
-        let model = match &report {
-            GatewayReport::Demand(demand) => &demand.model,
-            GatewayReport::Wake { model, .. }
-            | GatewayReport::Closed { model, .. }
-            | GatewayReport::ReplicaLoad { model, .. } => model,
-        };
-        if let Some(model) = self.models.get_mut(model) {
-            model.hear(now, report, effects);
+    /// The same model in another pool: the new pool takes its place at once.
+    fn move_out(&mut self, now: Timestamp, name: &ModelId, effects: &mut Vec<Effect>) {
+        let Some(mut model) = self.models.remove(name) else { return };
+        self.due.set(name, &mut model.entered, None);
+        self.owner.retain(|_, owner| owner != name);
+        self.pools.remove(&model.spec.pool);
+        if model.spec.mode == Mode::Advisory {
+            model.release(now, effects);
+            return;
+        }
+        let (pool, from) = (model.spec.pool.clone(), model.ordered());
+        effects.push(Effect::Act(Action::SetReplicas { pool, from, to: 0, remove_first: Vec::new() }));
+    }
+
+    /// Somebody else looks after the target from now on.
+    fn release(&mut self, now: Timestamp, name: &ModelId, effects: &mut Vec<Effect>) {
+        self.restored.remove(name);
+        if self.models.contains_key(name) {
+            self.with(name, |model| model.release(now, effects));
+            effects.push(Effect::TargetsChanged);
         }
     }
 
     fn replica(&mut self, now: Timestamp, id: ReplicaId, event: ReplicaEvent, effects: &mut Vec<Effect>) {
         if let ReplicaEvent::Started { pool, .. } = &event
-            && let Some(name) = self.model_of(pool)
+            && let Some(name) = self.pools.get(pool).cloned()
         {
             self.owner.insert(id.clone(), name);
         }
@@ -210,129 +239,15 @@ impl Control {
         if event == ReplicaEvent::Stopped {
             self.owner.remove(&id);
         }
-        if let Some(model) = self.models.get_mut(&name) {
-            model.replica(now, id, event, effects);
-        }
-    }
-
-    fn model_of(&self, pool: &PoolId) -> Option<ModelId> {
-        self.models.iter().find(|(_, model)| model.spec.pool == *pool).map(|(name, _)| name.clone())
-    }
-
-    /// Decides for every model whose decision is due; budgets are settled with what the others last wanted.
-    fn decide_due(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        let period = self.settings.decision_period;
-        let mut due: Vec<(Timestamp, ModelId)> = self
-            .models
-            .iter()
-            .filter_map(|(name, model)| Some((model.decision_due(period).filter(|at| *at <= now)?, name.clone())))
-            .collect();
-        // urgent ones are due since the beginning of time
-        due.sort();
-        due.truncate(DECISIONS_AT_ONCE);
-        let due: Vec<ModelId> = due.into_iter().map(|(_, name)| name).collect();
-        if due.is_empty() {
-            return;
-        }
-        let mut told: BTreeMap<ModelId, Vec<(String, String)>> = BTreeMap::new();
-        for name in &due {
-            if let Some(model) = self.models.get_mut(name) {
-                let observation = observe::observe(now, model);
-                let before = std::mem::take(&mut model.memory);
-                let (decision, memory) = decide(&model.spec.policy, &observation, before.clone());
-                let made = laws::Made {
-                    policy: &model.spec.policy,
-                    seen: &observation,
-                    before: &before,
-                    decision: &decision,
-                    after: &memory,
-                };
-                let told = told.entry(name.clone()).or_default();
-                for violation in laws::check_all(made) {
-                    self.laws.count(&violation);
-                    told.push((violation.law.clone(), format!("law broken: {violation}")));
-                }
-                model.memory = memory;
-                model.decided_at = Some(now);
-                model.is_urgent = false;
-                model.gateways.start_window();
-                model.last_decision = decision.pools.get(&model.spec.pool).cloned();
-                let alarms = model.last_decision.iter().flat_map(|decided| &decided.alarms);
-                told.extend(alarms.map(|alarm| (kind_of(alarm), alarm.to_string())));
-            }
-        }
-        self.carry_out(now, told, effects);
-    }
-
-    /// Settles budgets over all models and starts what follows for those just decided. Devices of replicas that are still ending are
-    /// not free: a model that needs them waits, and is asked again with its next decision.
-    fn carry_out(
-        &mut self,
-        now: Timestamp,
-        mut told: BTreeMap<ModelId, Vec<(String, String)>>,
-        effects: &mut Vec<Effect>,
-    ) {
-        let is_shared = self.settings.budgets.gpus.is_some();
-        let wanted: Vec<Decision> = self
-            .models
-            .iter()
-            .filter(|(name, model)| !model.is_retired && (is_shared || told.contains_key(*name)))
-            .map(|(_, model)| model)
-            .filter_map(|model| {
-                let pool = model.last_decision.clone()?;
-                Some(Decision { now, pools: BTreeMap::from([(model.spec.pool.clone(), pool)]) })
-            })
-            .collect();
-        let granted = arbitrate(&wanted, &self.settings.budgets);
-        if let Err(violation) = laws::l3_budgets(&granted, &self.settings.budgets) {
-            self.laws.count(&violation);
-            for told in told.values_mut() {
-                told.push((violation.law.clone(), format!("law broken: {violation}")));
-            }
-        }
-        for (pool, decided) in granted.into_iter().flat_map(|decision| decision.pools) {
-            let Some(name) = self.model_of(&pool) else { continue };
-            let room = self.room(decided.gpus_per_replica);
-            let Some(model) = self.models.get_mut(&name) else { continue };
-            let told = told.remove(&name);
-            let serving = model.serving();
-            if told.is_none() && decided.desired >= serving {
-                continue;
-            }
-            let got = model.settle(now, &decided, room, effects);
-            if model.last_decision.as_ref().is_some_and(|wish| wish.desired != got) {
-                model.memory.granted(&pool, now, serving, got);
-            }
-            if let Some(mut told) = told {
-                if got < decided.desired {
-                    let text = format!(
-                        "{} replicas are wanted and {got} can be had until replicas of other models have ended and free their GPUs",
-                        decided.desired
-                    );
-                    told.push(("gpus".to_owned(), text));
-                }
-                model.alarm(told, effects);
-            }
-            model.last_decision = Some(decided.clone());
-            effects.push(Effect::Decided { model: name, decision: Box::new(decided) });
-        }
-    }
-
-    /// How many replicas of this many GPUs each can be added to all that exist now.
-    fn room(&self, gpus: u32) -> u32 {
-        let Some(budget) = self.settings.budgets.gpus else { return u32::MAX };
-        let taken = self.models.values().fold(0_u32, |sum, model| {
-            let each = model.spec.policy.pools.get(&model.spec.pool).map_or(0, |policy| policy.gpus_per_replica);
-            sum.saturating_add(model.occupied().saturating_mul(each))
-        });
-        budget.saturating_sub(taken).checked_div(gpus).unwrap_or(u32::MAX)
+        self.with(&name, |model| model.replica(now, id, event, effects));
     }
 }
 
-/// What stays the same of an alarm while its words change.
-fn kind_of(alarm: &Alarm) -> String {
-    match alarm {
-        Alarm::CannotAct { .. } => "cannot act".to_owned(),
-        Alarm::ForeignWrite { expected, found } => format!("foreign write {expected} {found}"),
+fn model_of_report(report: &GatewayReport) -> &ModelId {
+    match report {
+        GatewayReport::Demand(demand) => &demand.model,
+        GatewayReport::Wake { model, .. }
+        | GatewayReport::Closed { model, .. }
+        | GatewayReport::ReplicaLoad { model, .. } => model,
     }
 }

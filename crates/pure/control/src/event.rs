@@ -5,6 +5,7 @@ use loadline_hold::protocol::{GatewayOrder, GatewayReport};
 use loadline_policy::{Action, Policy, PoolDecision};
 use loadline_signals::dialect::{Reading, SignalName};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,8 +30,47 @@ pub enum MetricQuery {
         /// The key.
         key: String,
     },
+    /// A value that comes from outside the replicas' pages (cpu, memory, an external source): [`Event::Supplied`] brings it.
+    Supplied {
+        /// How often its source speaks; the age of its values is counted in it.
+        period: Duration,
+    },
     /// No source here can answer it; the text says why.
     Unanswerable(String),
+}
+
+/// Whether gateways stand in front of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum GatewayUse {
+    /// They do: one that does not speak is missing, never idle.
+    #[default]
+    Configured,
+    /// None does. Nothing is drained or closed through one, and zero is reached only when every replica itself reports to be idle.
+    /// What a removed replica has in flight is ended by its own termination (preStop, grace period).
+    Absent,
+}
+
+/// Who chooses the replica that goes when the count of a scale target is lowered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Removal {
+    /// The target removes those it is told to (processes; a ReplicaSet through `pod-deletion-cost`): the emptiest go first.
+    #[default]
+    Named,
+    /// The target removes the highest ordinal first (a StatefulSet); ids end in `-N`. The count goes down no further than to the
+    /// lowest ordinal that is still draining.
+    HighestOrdinal,
+    /// Nobody can tell which one goes, so none is drained: only the count goes down, and the replica's own termination ends its work.
+    Unknown,
+}
+
+/// Whether decisions are carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Mode {
+    /// They are.
+    #[default]
+    Active,
+    /// They are made and said, and nothing else: no count, no drain, no close. Whoever sets the count is not reported.
+    Advisory,
 }
 
 /// One model to serve.
@@ -52,6 +92,21 @@ pub struct ModelSpec {
     pub start_estimate: Duration,
     /// How long a draining replica may take to finish what it has.
     pub drain_timeout: Duration,
+    /// Whether gateways stand in front of it.
+    pub gateway: GatewayUse,
+    /// Who chooses the replica that goes.
+    pub removal: Removal,
+    /// Whether decisions are carried out.
+    pub mode: Mode,
+}
+
+/// A value of [`MetricQuery::Supplied`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Supplied {
+    /// One value for the pool.
+    Total(f64),
+    /// One value per replica; replicas without one are missing, not zero.
+    PerReplica(BTreeMap<ReplicaId, f64>),
 }
 
 /// What a supervisor says about one replica.
@@ -70,6 +125,16 @@ pub enum ReplicaEvent {
     Ready,
     /// It cannot serve any more, but exists.
     NotReady,
+    /// It exists and nothing can run it now: no node has room, its image cannot be pulled. Over when it is said to be ready or
+    /// gone, or with [`ReplicaEvent::Scheduled`].
+    Unschedulable {
+        /// What stands in the way, for people.
+        why: String,
+    },
+    /// What [`ReplicaEvent::Unschedulable`] said is over.
+    Scheduled,
+    /// It is being ended, by whoever: it takes nothing new and may finish what it has within its grace. [`ReplicaEvent::Stopped`] follows.
+    Ending,
     /// It broke; the supervisor will try again.
     Failed {
         /// What happened, for people.
@@ -85,6 +150,9 @@ pub enum Event {
     /// The whole set of models. Replicas of a model that is not in it any more finish what they have, within its drain time, and go; then
     /// it is forgotten.
     Configure(Vec<ModelSpec>),
+    /// A model is not autoscaled any more and its scale target stays as it is: it is forgotten at once, and nothing is ordered. Say it
+    /// before an [`Event::Configure`] without the model, where replicas do not belong to Loadline.
+    Release(ModelId),
     /// A gateway speaks.
     Gateway(GatewayReport),
     /// A gateway is gone and will not come back under this name; its silence means nothing any more.
@@ -97,6 +165,21 @@ pub enum Event {
         /// The count found.
         replicas: u32,
     },
+    /// The scale target is at rest: it was told this count, as many replicas exist and none is being ended. Replicas that were named for
+    /// removal and are still there have been spared (the target chose others) and serve again. Ignored while another count is ordered.
+    Settled {
+        /// The pool whose target it is.
+        pool: PoolId,
+        /// The count.
+        replicas: u32,
+    },
+    /// What became of the last [`Action::SetReplicas`] of a pool: `Err` says why it could not be written yet (law L8); `Ok` ends that.
+    Written {
+        /// The pool.
+        pool: PoolId,
+        /// What happened.
+        outcome: Result<(), String>,
+    },
     /// A replica's page was read, or could not be.
     Scraped {
         /// Whose page.
@@ -105,6 +188,17 @@ pub enum Event {
         at: Timestamp,
         /// What it said, or why it said nothing.
         outcome: Result<Arc<Reading>, String>,
+    },
+    /// The value of a metric whose query is [`MetricQuery::Supplied`], or why there is none. Its evidence ages like that of a page.
+    Supplied {
+        /// The model.
+        model: ModelId,
+        /// The metric's place in the policy.
+        metric: usize,
+        /// When its source gave it, by this process's clock.
+        at: Timestamp,
+        /// The value, or why there is none.
+        outcome: Result<Supplied, String>,
     },
     /// A supervisor speaks.
     Replica {

@@ -12,17 +12,22 @@
 
 mod checkpoint;
 mod control;
+mod decisions;
+mod due;
+mod edge;
+pub mod election;
 mod event;
 mod gateways;
 mod laws;
 mod model;
 mod observe;
+mod ordinal;
 mod replicas;
 mod scale;
 mod status;
 
 pub use checkpoint::Checkpoint;
 pub use control::{Control, ControlSettings};
-pub use event::{Effect, Event, MetricQuery, ModelSpec, ReplicaEvent, ScaleEvent};
+pub use event::{Effect, Event, GatewayUse, MetricQuery, Mode, ModelSpec, Removal, ReplicaEvent, ScaleEvent, Supplied};
 pub use laws::LawCounts;
 pub use status::{ModelStatus, ReplicaStatus};

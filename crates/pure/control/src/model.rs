@@ -1,14 +1,26 @@
 //! One model: what it is told, what is known of it, and when its next decision is due.
 
-use crate::event::{Effect, ModelSpec, ReplicaEvent};
+use crate::edge::{self, Edges};
+use crate::event::{Effect, GatewayUse, MetricQuery, Mode, ModelSpec, ReplicaEvent, Supplied};
 use crate::gateways::{Gateways, Heed};
 use crate::replicas::{Replica, Replicas};
 use crate::scale::Scaling;
 use loadline_base::{ReplicaId, Timestamp};
 use loadline_hold::protocol::{GatewayOrder, GatewayReport};
-use loadline_policy::{Memory, PoolDecision, ReplicaState};
-use std::collections::BTreeSet;
+use loadline_policy::{GatewayObservation, Memory, PoolDecision, ReplicaState};
+use loadline_signals::dialect::Reading;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
+
+/// The value of a metric that is brought from outside.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SuppliedValue {
+    /// The last value, and when its source gave it.
+    pub(crate) last: Option<(Timestamp, Supplied)>,
+    /// Why there is no newer one.
+    pub(crate) error: Option<String>,
+}
 
 /// Everything the loop keeps of one model.
 #[derive(Debug, Clone)]
@@ -26,15 +38,33 @@ pub(crate) struct Model {
     pub(crate) is_counted: bool,
     /// It is not configured any more and finishes what it has.
     pub(crate) is_retired: bool,
+    /// Values brought from outside, by the metric's place in the policy.
+    pub(crate) supplied: BTreeMap<usize, SuppliedValue>,
+    /// Thresholds that a value may cross.
+    pub(crate) edges: Edges,
+    /// When a crossed threshold is to be decided.
+    pub(crate) edge_due: Option<Timestamp>,
+    /// Since when the scale target could not be written, and why.
+    pub(crate) unwritten: Option<(Timestamp, String)>,
+    /// The time it is entered with in the queue of what is due.
+    pub(crate) entered: Option<Timestamp>,
     /// What a person was told and still holds: alarms are said when they begin, not with every decision.
     pub(crate) said: BTreeSet<String>,
     /// What the gateways were last told about replicas on their way.
     outlook: Option<(u32, Option<Duration>)>,
 }
 
+/// What a scrape gave.
+type Outcome = Result<Arc<Reading>, String>;
+
 impl Model {
     pub(crate) fn new(spec: ModelSpec, memory: Memory) -> Self {
         Self {
+            edges: Edges::of(&spec),
+            supplied: BTreeMap::new(),
+            edge_due: None,
+            unwritten: None,
+            entered: None,
             spec,
             replicas: Replicas::default(),
             gateways: Gateways::default(),
@@ -55,20 +85,136 @@ impl Model {
         if self.is_retired || !self.is_counted {
             return None;
         }
-        Some(match self.decided_at {
-            Some(at) if !self.is_urgent => at.plus(period),
-            _ => Timestamp::ZERO,
-        })
+        let Some(at) = self.decided_at.filter(|_| !self.is_urgent) else { return Some(Timestamp::ZERO) };
+        let routine = at.plus(period);
+        Some(self.edge_due.map_or(routine, |edge| edge.min(routine)))
+    }
+
+    /// When anything is due.
+    pub(crate) fn due(&self, period: Duration) -> Option<Timestamp> {
+        [self.decision_due(period), self.next_expiry()].into_iter().flatten().min()
+    }
+
+    /// Sends an order to the gateways, if there are any.
+    pub(crate) fn tell(&self, effects: &mut Vec<Effect>, order: GatewayOrder) {
+        if self.spec.gateway == GatewayUse::Configured {
+            effects.push(Effect::Gateway(order));
+        }
+    }
+
+    /// What the gateways say together.
+    pub(crate) fn gateway(&self, now: Timestamp) -> GatewayObservation {
+        match self.spec.gateway {
+            GatewayUse::Configured => self.gateways.observe(now),
+            GatewayUse::Absent => GatewayObservation::Absent,
+        }
+    }
+
+    /// Takes in the outcome of a scrape; whether a decision became due earlier.
+    pub(crate) fn scraped(&mut self, now: Timestamp, at: Timestamp, id: &ReplicaId, outcome: Outcome) -> bool {
+        let Some((old, new)) = self.replicas.scraped(at, id, outcome) else { return false };
+        self.edges.page(&self.spec.queries, old.as_deref(), &new);
+        self.look_for_edge(now)
+    }
+
+    /// Takes in a value from outside; whether a decision became due earlier.
+    pub(crate) fn supply(
+        &mut self,
+        now: Timestamp,
+        metric: usize,
+        at: Timestamp,
+        outcome: Result<Supplied, String>,
+    ) -> bool {
+        if !matches!(self.spec.queries.get(metric), Some(MetricQuery::Supplied { .. })) {
+            return false;
+        }
+        let value = self.supplied.entry(metric).or_default();
+        if value.last.as_ref().is_some_and(|(last, _)| at < *last) {
+            return false;
+        }
+        match outcome {
+            Ok(mut new) => {
+                if let Supplied::PerReplica(values) = &mut new {
+                    values.retain(|id, _| self.replicas.table.contains_key(id));
+                }
+                value.last = Some((at, new));
+                value.error = None;
+            }
+            Err(why) => value.error = Some(why),
+        }
+        self.watch(now, metric)
+    }
+
+    /// A metric may have another value than before.
+    fn watch(&mut self, now: Timestamp, metric: usize) -> bool {
+        if let Some(query) = self.spec.queries.get(metric) {
+            let answer = crate::observe::answer(now, self, self.gateway(now), metric, query);
+            self.edges.answered(metric, &answer);
+        }
+        self.look_for_edge(now)
+    }
+
+    fn look_for_edge(&mut self, now: Timestamp) -> bool {
+        if self.edge_due.is_some() || self.is_urgent || !self.edges.is_crossed(self.serving()) {
+            return false;
+        }
+        self.edge_due = Some(edge::due(now, self.decided_at));
+        true
+    }
+
+    /// Takes in what became of the last count that was ordered.
+    pub(crate) fn written(&mut self, now: Timestamp, outcome: Result<(), String>) {
+        match (outcome, &mut self.unwritten) {
+            (Ok(()), unwritten) => *unwritten = None,
+            (Err(why), Some((_, known))) => *known = why,
+            (Err(why), unwritten) => {
+                *unwritten = Some((now, why));
+                self.is_urgent = true;
+            }
+        }
+    }
+
+    /// Takes over a changed specification.
+    pub(crate) fn reconfigure(&mut self, now: Timestamp, spec: ModelSpec, effects: &mut Vec<Effect>) {
+        self.is_urgent |= self.spec.policy != spec.policy || self.spec.mode != spec.mode || self.is_retired;
+        let are_slots_new = self.spec.slots != spec.slots || self.is_retired;
+        let stands_down = self.spec.mode != spec.mode && spec.mode == Mode::Advisory;
+        let (is_lost, is_found) = match (self.spec.gateway, spec.gateway) {
+            (GatewayUse::Configured, GatewayUse::Absent) => (true, false),
+            (GatewayUse::Absent, GatewayUse::Configured) => (false, true),
+            _ => (false, false),
+        };
+        if stands_down || is_lost {
+            self.stand_down(now, effects);
+        }
+        if self.spec.queries != spec.queries {
+            self.supplied.clear();
+        }
+        if self.spec != spec {
+            self.edges = Edges::of(&spec);
+        }
+        self.is_retired = false;
+        self.spec = spec;
+        if is_lost {
+            self.gateways = Gateways::default();
+        }
+        if are_slots_new || is_found {
+            self.introduce_replicas(effects);
+        }
     }
 
     /// Takes in what a gateway says.
     pub(crate) fn hear(&mut self, now: Timestamp, report: GatewayReport, effects: &mut Vec<Effect>) {
+        if self.spec.gateway == GatewayUse::Absent {
+            return;
+        }
         match report {
             GatewayReport::Demand(demand) => {
                 let has_load = demand.held.max(demand.in_flight).max(demand.peak) > 0;
                 let heed = self.gateways.hear(now, demand);
                 self.greet(heed, effects);
                 self.is_urgent |= heed != Heed::Routine && has_load && self.serving() == 0;
+                self.watch_demand(now);
             }
             GatewayReport::Wake { gateway, model, epoch, held } => {
                 let heed = self.gateways.hear_wake(now, &gateway, &model, held);
@@ -78,8 +224,10 @@ impl Model {
                 let expected = self
                     .replicas
                     .expected(now, self.spec.start_estimate)
-                    .or_else(|| Some(self.replicas.start_p90(self.spec.start_estimate)));
-                effects.push(Effect::Gateway(GatewayOrder::Ack { model, epoch, expected }));
+                    .or_else(|| Some(self.replicas.start_p90(self.spec.start_estimate)))
+                    // an advisor starts nothing
+                    .filter(|_| self.spec.mode == Mode::Active || self.serving() > 0);
+                self.tell(effects, GatewayOrder::Ack { model, epoch, expected });
             }
             GatewayReport::Closed { gateway, epoch, accepted, .. } => {
                 self.closed(now, &gateway, epoch, accepted, effects);
@@ -97,6 +245,18 @@ impl Model {
         }
     }
 
+    fn watch_demand(&mut self, now: Timestamp) {
+        for metric in 0..self.spec.queries.len() {
+            let is_demand = matches!(
+                self.spec.queries.get(metric),
+                Some(MetricQuery::GatewayDemand | MetricQuery::GatewayHeld | MetricQuery::GatewayInFlight)
+            );
+            if is_demand && self.watch(now, metric) {
+                return;
+            }
+        }
+    }
+
     /// Tells a gateway that knows nothing yet what there is; the others hear it once more.
     fn greet(&self, heed: Heed, effects: &mut Vec<Effect>) {
         if heed != Heed::New {
@@ -104,7 +264,7 @@ impl Model {
         }
         self.introduce_replicas(effects);
         for replica in self.replicas.in_state(ReplicaState::Draining) {
-            effects.push(Effect::Gateway(GatewayOrder::Drain { model: self.spec.model.clone(), replica }));
+            self.tell(effects, GatewayOrder::Drain { model: self.spec.model.clone(), replica });
         }
     }
 
@@ -120,18 +280,31 @@ impl Model {
                     if !self.is_counted {
                         self.replicas.found(&id);
                     }
+                    if self.is_above_goal(&id) {
+                        // made anew by a target that was not told to go below it yet
+                        self.replicas.set_state(now, &id, ReplicaState::Draining);
+                        self.replicas.drained(&id);
+                        self.follow_drains(now, effects);
+                    }
                 }
             }
             ReplicaEvent::Ready => {
                 self.replicas.set_ready(&id, true);
                 if let Some(address) = self.replicas.ready(now, &id) {
                     let slots = self.spec.slots;
-                    effects.push(Effect::Gateway(GatewayOrder::ReplicaUp { model, replica: id, address, slots }));
+                    self.tell(effects, GatewayOrder::ReplicaUp { model, replica: id, address, slots });
                     effects.push(Effect::TargetsChanged);
                 }
             }
-            ReplicaEvent::NotReady => self.lose(now, &id, ReplicaState::Starting, effects),
+            ReplicaEvent::NotReady => {
+                self.replicas.set_ready(&id, false);
+                self.lose(now, &id, ReplicaState::Starting, effects);
+            }
+            ReplicaEvent::Unschedulable { why } => self.replicas.unschedulable(now, &id, why),
+            ReplicaEvent::Scheduled => self.replicas.scheduled(now, &id),
+            ReplicaEvent::Ending => self.ending(now, &id, effects),
             ReplicaEvent::Failed { why } => {
+                self.replicas.set_ready(&id, false);
                 if self.replicas.table.get(&id).is_some_and(|replica| !replica.is_leaving) {
                     effects.push(Effect::Alarm { model, text: format!("replica `{id}` failed: {why}") });
                 }
@@ -140,6 +313,28 @@ impl Model {
             ReplicaEvent::Stopped => self.stopped(now, &id, effects),
         }
         self.say_outlook(now, effects);
+    }
+
+    /// A replica is being ended by somebody: what it has may still finish, so the gateways only give it nothing new.
+    fn ending(&mut self, now: Timestamp, id: &ReplicaId, effects: &mut Vec<Effect>) {
+        let Some(replica) = self.replicas.table.get_mut(id) else { return };
+        replica.is_ending = true;
+        replica.is_ready = false;
+        let (before, was_leaving) = (replica.state, replica.is_leaving);
+        if was_leaving {
+            return;
+        }
+        let has_goal = self.scaling.goal.is_some();
+        self.replicas.leave(now, id);
+        self.tell(effects, GatewayOrder::Drain { model: self.spec.model.clone(), replica: id.clone() });
+        effects.push(Effect::TargetsChanged);
+        match before {
+            ReplicaState::Draining if has_goal => self.follow_drains(now, effects),
+            // it was about to be removed: without a smaller count another one would take its place
+            ReplicaState::Draining => self.order(self.ordered().saturating_sub(1), effects),
+            ReplicaState::Ready => self.is_urgent = true,
+            ReplicaState::Starting | ReplicaState::Failed => {}
+        }
     }
 
     /// A replica is gone; if it was draining, the drain is over.
@@ -152,7 +347,7 @@ impl Model {
         self.gateways.forget_replica(id);
         self.is_urgent |= before == (ReplicaState::Ready, false);
         let model = self.spec.model.clone();
-        effects.push(Effect::Gateway(GatewayOrder::ReplicaDown { model, replica: id.clone() }));
+        self.tell(effects, GatewayOrder::ReplicaDown { model, replica: id.clone() });
         effects.push(Effect::TargetsChanged);
     }
 
@@ -177,10 +372,10 @@ impl Model {
         self.replicas.set_ready(id, false);
         let (model, replica) = (self.spec.model.clone(), id.clone());
         if is_gone && has_served {
-            effects.push(Effect::Gateway(GatewayOrder::ReplicaDown { model, replica }));
+            self.tell(effects, GatewayOrder::ReplicaDown { model, replica });
         } else if before == ReplicaState::Ready {
             // a probe that fails under load is no reason to cut off answers that are under way
-            effects.push(Effect::Gateway(GatewayOrder::Drain { model, replica }));
+            self.tell(effects, GatewayOrder::Drain { model, replica });
         }
         if before == ReplicaState::Ready {
             effects.push(Effect::TargetsChanged);
@@ -203,25 +398,28 @@ impl Model {
     pub(crate) fn introduce_replicas(&self, effects: &mut Vec<Effect>) {
         for (id, replica) in &self.replicas.table {
             if replica.state == ReplicaState::Ready {
-                effects.push(Effect::Gateway(GatewayOrder::ReplicaUp {
-                    model: self.spec.model.clone(),
-                    replica: id.clone(),
-                    address: replica.address.clone(),
-                    slots: self.spec.slots,
-                }));
+                self.tell(
+                    effects,
+                    GatewayOrder::ReplicaUp {
+                        model: self.spec.model.clone(),
+                        replica: id.clone(),
+                        address: replica.address.clone(),
+                        slots: self.spec.slots,
+                    },
+                );
             }
         }
     }
 
     /// Tells the gateways how many replicas are on their way, if that changed.
     pub(crate) fn say_outlook(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        let starting = self.replicas.count(ReplicaState::Starting);
+        let starting = self.replicas.coming(now, self.spec.start_estimate);
         let expected = self.replicas.expected(now, self.spec.start_estimate);
         let outlook = Some((starting, expected.map(|span| Duration::from_secs(span.as_secs()))));
         if self.outlook != outlook {
             self.outlook = outlook;
             let model = self.spec.model.clone();
-            effects.push(Effect::Gateway(GatewayOrder::Outlook { model, starting, expected }));
+            self.tell(effects, GatewayOrder::Outlook { model, starting, expected });
         }
     }
 }

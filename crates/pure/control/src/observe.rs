@@ -1,21 +1,23 @@
 //! From what is known of a model to the observation of a decision.
 
-use crate::event::MetricQuery;
+use crate::event::{MetricQuery, Supplied};
 use crate::model::Model;
 use crate::replicas::{Replica, Replicas};
-use loadline_base::Timestamp;
+use loadline_base::{ReplicaId, Timestamp};
 use loadline_policy::observation::ReplicaValue;
 use loadline_policy::{Evidence, GatewayObservation, MetricAnswer, Observation, PoolObservation, ReplicaState, Signal};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Everything a decision for this model may know.
 pub(crate) fn observe(now: Timestamp, model: &Model) -> Observation {
-    let gateway = model.gateways.observe(now);
-    let metrics = model.spec.queries.iter().map(|query| answer(now, model, gateway, query)).collect();
+    let gateway = model.gateway(now);
+    let queries = model.spec.queries.iter().enumerate();
+    let metrics = queries.map(|(at, query)| answer(now, model, gateway, at, query)).collect();
     let pool = PoolObservation {
         spec_replicas: model.serving(),
         status_replicas: u32::try_from(model.replicas.table.len()).unwrap_or(u32::MAX),
-        replicas: model.replicas.observe(now, model.spec.scrape_period),
+        replicas: model.replicas.observe(now, model.spec.scrape_period, model.spec.start_estimate),
         metrics,
         gateway,
         ..PoolObservation::default()
@@ -23,7 +25,14 @@ pub(crate) fn observe(now: Timestamp, model: &Model) -> Observation {
     Observation { now, pools: BTreeMap::from([(model.spec.pool.clone(), pool)]) }
 }
 
-fn answer(now: Timestamp, model: &Model, gateway: GatewayObservation, query: &MetricQuery) -> MetricAnswer {
+/// The answer to the metric at this place of the policy.
+pub(crate) fn answer(
+    now: Timestamp,
+    model: &Model,
+    gateway: GatewayObservation,
+    metric: usize,
+    query: &MetricQuery,
+) -> MetricAnswer {
     let from_gateway = |pick: fn(u32, u32, u32) -> u32| match gateway {
         GatewayObservation::Live { held, in_flight, peak, at, .. } => MetricAnswer::Total {
             signal: Signal { value: f64::from(pick(held, in_flight, peak)), at, evidence: Evidence::Live },
@@ -41,7 +50,31 @@ fn answer(now: Timestamp, model: &Model, gateway: GatewayObservation, query: &Me
         }
         MetricQuery::Series { key } => per_replica(model, |replica| series(now, model, replica, key)),
         MetricQuery::SeriesTotal { key } => total(model, key, |replica| series(now, model, replica, key)),
+        MetricQuery::Supplied { period } => supplied(now, model, metric, *period),
         MetricQuery::Unanswerable(why) => MetricAnswer::Failed { error: why.clone() },
+    }
+}
+
+/// A value that was brought from outside, as long as it may be used; then why there is no newer one.
+fn supplied(now: Timestamp, model: &Model, metric: usize, period: Duration) -> MetricAnswer {
+    let none = |error: Option<&String>| MetricAnswer::Failed {
+        error: error.cloned().unwrap_or_else(|| "its source has given no value yet".to_owned()),
+    };
+    let Some(value) = model.supplied.get(&metric) else { return none(None) };
+    let Some((at, last)) = &value.last else { return none(value.error.as_ref()) };
+    let evidence = Evidence::of_age(now, *at, period);
+    if let (Evidence::Missing, Some(_)) = (evidence, &value.error) {
+        return none(value.error.as_ref());
+    }
+    let signal = |value: f64| Signal { value, at: *at, evidence };
+    match last {
+        Supplied::Total(value) if value.is_finite() => {
+            MetricAnswer::Total { signal: signal(*value), source: [("source", "supplied")].into_iter().collect() }
+        }
+        Supplied::Total(value) => {
+            MetricAnswer::Failed { error: format!("its source gave `{value}`, which is no number") }
+        }
+        Supplied::PerReplica(values) => per_replica_named(model, |id| values.get(id).map(|value| signal(*value))),
     }
 }
 
@@ -80,26 +113,27 @@ fn total(model: &Model, key: &str, signal: impl Fn(&Replica) -> Option<Signal>) 
 
 /// One value per replica that serves; those without one are missing, not zero.
 fn per_replica(model: &Model, signal: impl Fn(&Replica) -> Option<Signal>) -> MetricAnswer {
-    let values = model
-        .replicas
-        .table
-        .iter()
-        .filter(|(_, replica)| serves(replica))
-        .filter_map(|(id, replica)| Some(ReplicaValue { replica: id.clone(), signal: signal(replica)? }))
-        .collect();
-    MetricAnswer::PerReplica { values }
+    let serving = model.replicas.table.iter().filter(|(_, replica)| serves(replica));
+    let value =
+        |(id, replica): (&ReplicaId, &Replica)| Some(ReplicaValue { replica: id.clone(), signal: signal(replica)? });
+    MetricAnswer::PerReplica { values: serving.filter_map(value).collect() }
+}
+
+/// The same from values that are kept by name.
+fn per_replica_named(model: &Model, signal: impl Fn(&ReplicaId) -> Option<Signal>) -> MetricAnswer {
+    let serving = model.replicas.table.iter().filter(|(_, replica)| serves(replica)).map(|(id, _)| id);
+    let value = |id: &ReplicaId| Some(ReplicaValue { replica: id.clone(), signal: signal(id)? });
+    MetricAnswer::PerReplica { values: serving.filter_map(value).collect() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::ModelSpec;
-    use loadline_base::ReplicaId;
+    use crate::event::{GatewayUse, Mode, ModelSpec, Removal};
     use loadline_policy::{Memory, Policy};
     use loadline_signals::dialect::{NamedQueries, NamedQuery, Reading, read_with};
     use loadline_signals::exposition::Limits;
     use std::sync::Arc;
-    use std::time::Duration;
 
     fn page(value: Option<u32>) -> Arc<Reading> {
         let named = NamedQueries::new(&[NamedQuery { name: "queue".into(), matching: loadline_base::Labels::new() }]);
@@ -118,6 +152,9 @@ mod tests {
             scrape_period: Duration::from_secs(1),
             start_estimate: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(1),
+            gateway: GatewayUse::default(),
+            removal: Removal::default(),
+            mode: Mode::default(),
         };
         let mut model = Model::new(spec, Memory::default());
         for (index, (value, age)) in pages.iter().enumerate() {

@@ -10,6 +10,9 @@ use std::time::Duration;
 /// Start-up times kept to estimate the next one.
 const START_SAMPLES: usize = 20;
 
+/// A start that takes this many times as long as usual is stuck: the replica is not counted on any more until it serves.
+pub(crate) const STUCK_AFTER_STARTS: u32 = 3;
+
 /// One replica.
 #[derive(Debug, Clone)]
 pub(crate) struct Replica {
@@ -27,6 +30,16 @@ pub(crate) struct Replica {
     pub(crate) drain_deadline: Option<Timestamp>,
     /// The supervisor was told to remove it; nothing but its end is expected any more.
     pub(crate) is_leaving: bool,
+    /// Its supervisor said that it is being ended.
+    pub(crate) is_ending: bool,
+    /// It is to go and has no work, but others have to go before it.
+    pub(crate) is_drained: bool,
+    /// Since when nothing can run it, and why.
+    pub(crate) unschedulable: Option<(Timestamp, String)>,
+    /// When this process first heard of it.
+    heard_at: Timestamp,
+    /// Since when it could have been starting, by this process's own clock.
+    starting_since: Timestamp,
     /// Its last word was that it can serve.
     pub(crate) is_ready: bool,
     /// It served before this loop knew it.
@@ -42,6 +55,15 @@ pub(crate) struct Replicas {
     start_times: Vec<Duration>,
 }
 
+impl Replica {
+    /// Its start takes so long that it is not counted on. One that served before is only unwell.
+    fn is_stuck(&self, now: Timestamp, usual: Duration) -> bool {
+        self.state == ReplicaState::Starting
+            && !self.has_served
+            && now.since(self.starting_since) > usual.saturating_mul(STUCK_AFTER_STARTS)
+    }
+}
+
 impl Replicas {
     /// Adds a replica that was just created.
     pub(crate) fn started(&mut self, now: Timestamp, id: ReplicaId, created_at: Timestamp, address: String) {
@@ -55,6 +77,11 @@ impl Replicas {
             idle_since: None,
             drain_deadline: None,
             is_leaving: false,
+            is_ending: false,
+            is_drained: false,
+            unschedulable: None,
+            heard_at: now,
+            starting_since: now,
             is_ready: false,
             is_found: false,
             has_served: false,
@@ -87,13 +114,39 @@ impl Replicas {
             if self.start_times.len() == START_SAMPLES {
                 self.start_times.remove(0);
             }
-            self.start_times.push(now.since(replica.created_at));
+            self.start_times.push(now.since(replica.starting_since));
         }
+        replica.unschedulable = None;
         replica.state = ReplicaState::Ready;
         replica.is_ready = true;
         replica.since = now;
         replica.has_served = true;
         Some(replica.address.clone())
+    }
+
+    /// Nothing can run it now.
+    pub(crate) fn unschedulable(&mut self, now: Timestamp, id: &ReplicaId, why: String) {
+        if let Some(replica) = self.table.get_mut(id) {
+            let since = replica.unschedulable.as_ref().map_or(now, |(since, _)| *since);
+            replica.unschedulable = Some((since, why));
+        }
+    }
+
+    /// Something runs it now: its start begins here.
+    pub(crate) fn scheduled(&mut self, now: Timestamp, id: &ReplicaId) {
+        if let Some(replica) = self.table.get_mut(id)
+            && replica.unschedulable.take().is_some()
+        {
+            replica.starting_since = now;
+        }
+    }
+
+    /// A draining replica has nothing left, but cannot go yet.
+    pub(crate) fn drained(&mut self, id: &ReplicaId) {
+        if let Some(replica) = self.table.get_mut(id) {
+            replica.is_drained = true;
+            replica.drain_deadline = None;
+        }
     }
 
     /// Moves a known replica to another stage.
@@ -103,6 +156,7 @@ impl Replicas {
             replica.since = now;
             if state != ReplicaState::Draining {
                 replica.drain_deadline = None;
+                replica.is_drained = false;
             }
             if matches!(state, ReplicaState::Starting | ReplicaState::Failed) {
                 replica.idle_since = None;
@@ -118,11 +172,17 @@ impl Replicas {
         }
     }
 
-    /// Takes in the outcome of a scrape.
-    pub(crate) fn scraped(&mut self, at: Timestamp, id: &ReplicaId, outcome: Result<Arc<Reading>, String>) {
-        let Some(replica) = self.table.get_mut(id) else { return };
-        if replica.reading.as_ref().is_some_and(|(last, _)| at < *last) {
-            return;
+    /// Takes in the outcome of a scrape. The new page and the one before it, if there is a new one. What was read before the replica
+    /// was made is of another one with its name.
+    pub(crate) fn scraped(
+        &mut self,
+        at: Timestamp,
+        id: &ReplicaId,
+        outcome: Result<Arc<Reading>, String>,
+    ) -> Option<(Option<Arc<Reading>>, Arc<Reading>)> {
+        let replica = self.table.get_mut(id)?;
+        if at < replica.heard_at || replica.reading.as_ref().is_some_and(|(last, _)| at < *last) {
+            return None;
         }
         match outcome {
             Ok(reading) => {
@@ -131,11 +191,13 @@ impl Replicas {
                     && value(SignalName::RequestsWaiting).is_none_or(|waiting| waiting == 0.0);
                 replica.idle_since = if is_idle { Some(replica.idle_since.unwrap_or(at)) } else { None };
                 replica.scrape_error = None;
-                replica.reading = Some((at, reading));
+                let old = replica.reading.replace((at, Arc::clone(&reading)));
+                Some((old.map(|(_, old)| old), reading))
             }
             Err(error) => {
                 replica.idle_since = None;
                 replica.scrape_error = Some(error);
+                None
             }
         }
     }
@@ -163,9 +225,32 @@ impl Replicas {
         let usual = self.start_p90(fallback);
         self.table
             .values()
-            .filter(|replica| replica.state == ReplicaState::Starting)
-            .map(|replica| usual.saturating_sub(now.since(replica.created_at)).max(Duration::from_secs(1)))
+            .filter(|replica| replica.state == ReplicaState::Starting && !replica.is_stuck(now, usual))
+            .map(|replica| usual.saturating_sub(now.since(replica.starting_since)).max(Duration::from_secs(1)))
             .min()
+    }
+
+    /// Replicas that start and are counted on.
+    pub(crate) fn coming(&self, now: Timestamp, fallback: Duration) -> u32 {
+        let usual = self.start_p90(fallback);
+        let coming = self.table.values().filter(|r| r.state == ReplicaState::Starting && !r.is_stuck(now, usual));
+        u32::try_from(coming.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Replicas that exist and cannot run for at least `patience`, with the reason of the first; and those whose start is stuck otherwise.
+    pub(crate) fn unplaced(&self, now: Timestamp, fallback: Duration, patience: Duration) -> (u32, u32, String) {
+        let usual = self.start_p90(fallback);
+        let (mut homeless, mut stuck, mut first) = (0_u32, 0_u32, None);
+        for replica in self.table.values().filter(|replica| replica.state == ReplicaState::Starting) {
+            match &replica.unschedulable {
+                Some((since, why)) if now.since(*since) >= patience => {
+                    homeless = homeless.saturating_add(1);
+                    first = first.or(Some(why));
+                }
+                _ => stuck = stuck.saturating_add(u32::from(replica.is_stuck(now, usual))),
+            }
+        }
+        (homeless, stuck, first.cloned().unwrap_or_default())
     }
 
     /// A signal of one replica's engine with its evidence. An engine that has just become ready has nothing running or waiting yet;
@@ -184,7 +269,8 @@ impl Replicas {
     }
 
     /// Every replica, for a decision.
-    pub(crate) fn observe(&self, now: Timestamp, period: Duration) -> Vec<ReplicaObservation> {
+    pub(crate) fn observe(&self, now: Timestamp, period: Duration, start: Duration) -> Vec<ReplicaObservation> {
+        let usual = self.start_p90(start);
         self.table
             .iter()
             .map(|(id, replica)| {
@@ -192,7 +278,8 @@ impl Replicas {
                 let signal = |name| if serves { Self::signal(now, replica, name, period) } else { None };
                 ReplicaObservation {
                     id: id.clone(),
-                    state: replica.state,
+                    // no capacity to come, and no reason to wait for its word
+                    state: if replica.is_stuck(now, usual) { ReplicaState::Failed } else { replica.state },
                     since: replica.since,
                     created_at: replica.created_at,
                     known: true,

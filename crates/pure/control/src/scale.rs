@@ -1,10 +1,11 @@
 //! From a wanted count to actions, in an order that loses no request: drain before removal, close before zero.
 
-use crate::event::{Effect, ScaleEvent};
+use crate::event::{Effect, Mode, Removal, ScaleEvent};
 use crate::model::Model;
 use loadline_base::{GatewayId, ReplicaId, Timestamp};
 use loadline_hold::protocol::GatewayOrder;
 use loadline_policy::{Action, PoolDecision, ReplicaState};
+use std::collections::BTreeMap;
 
 /// How often a close that nobody answers is said again.
 const CLOSE_REPEAT: std::time::Duration = std::time::Duration::from_secs(2);
@@ -18,6 +19,8 @@ pub(crate) struct Scaling {
     closing: Option<Closing>,
     /// The largest epoch seen or used.
     epoch: u64,
+    /// The count that a target which removes the highest ordinal goes down to, once those above are empty.
+    pub(crate) goal: Option<u32>,
 }
 
 /// A close that not every gateway has answered.
@@ -40,7 +43,10 @@ impl Scaling {
 impl Model {
     /// Wanted replicas: ordered and not on their way out.
     pub(crate) fn serving(&self) -> u32 {
-        self.scaling.ordered.saturating_sub(self.replicas.count(ReplicaState::Draining))
+        match self.scaling.goal {
+            Some(goal) => goal.min(self.scaling.ordered),
+            None => self.scaling.ordered.saturating_sub(self.replicas.count(ReplicaState::Draining)),
+        }
     }
 
     /// Replicas that exist or may come to exist at any moment, those that are ending included: what devices they take.
@@ -49,11 +55,70 @@ impl Model {
         self.scaling.ordered.saturating_add(u32::try_from(leaving).unwrap_or(u32::MAX))
     }
 
-    /// What the scale target was found to be told, whoever told it.
-    pub(crate) fn adopt(&mut self, replicas: u32) {
+    /// What the scale target was found to be told, whoever told it. A count that this loop did not order takes the place of what it had
+    /// under way; the next decision knows that it is someone else's (law L10). An advisor takes it as it is.
+    pub(crate) fn adopt(&mut self, now: Timestamp, replicas: u32, effects: &mut Vec<Effect>) {
+        if self.is_counted && replicas == self.scaling.ordered {
+            return;
+        }
+        if self.is_counted {
+            let expected = if self.spec.mode == Mode::Advisory { replicas } else { self.serving() };
+            self.memory.overwritten(&self.spec.pool, expected);
+            self.take_back_close(effects);
+            self.end_all_drains(now, self.scaling.ordered.saturating_sub(replicas), effects);
+        }
         self.scaling.ordered = replicas;
         self.is_counted = true;
         self.is_urgent = true;
+    }
+
+    /// What drains goes as far as the target was told to remove replicas; the rest serves again.
+    fn end_all_drains(&mut self, now: Timestamp, removed: u32, effects: &mut Vec<Effect>) {
+        self.scaling.goal = None;
+        let removed = usize::try_from(removed).unwrap_or(usize::MAX);
+        // the highest names first, as a target with ordinals would
+        for (at, id) in self.replicas.in_state(ReplicaState::Draining).into_iter().rev().enumerate() {
+            if at < removed {
+                self.replicas.leave(now, &id);
+            } else {
+                self.take_back_drain(now, &id, effects);
+            }
+        }
+    }
+
+    /// The target has come to rest with the ordered count: what was named for removal and is still there was spared.
+    pub(crate) fn settled(&mut self, now: Timestamp, replicas: u32, effects: &mut Vec<Effect>) {
+        let there = u32::try_from(self.replicas.table.len()).unwrap_or(u32::MAX);
+        let is_at_rest = replicas == self.scaling.ordered && there <= replicas;
+        if !is_at_rest || self.is_retired || self.replicas.table.values().any(|replica| replica.is_ending) {
+            return;
+        }
+        let leaving = self.replicas.table.iter().filter(|(_, replica)| replica.is_leaving);
+        for id in leaving.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            if let Some(replica) = self.replicas.table.get_mut(&id) {
+                replica.is_leaving = false;
+            }
+            self.take_back_drain(now, &id, effects);
+            effects.push(Effect::TargetsChanged);
+        }
+    }
+
+    /// A replica that was to go serves again, if it can.
+    pub(crate) fn take_back_drain(&mut self, now: Timestamp, id: &ReplicaId, effects: &mut Vec<Effect>) {
+        self.gateways.forget_replica(id);
+        let Some(replica) = self.replicas.table.get(id) else { return };
+        let (is_ready, address) = (replica.is_ready, replica.address.clone());
+        self.replicas.set_state(now, id, if is_ready { ReplicaState::Ready } else { ReplicaState::Starting });
+        if is_ready {
+            let (model, slots) = (self.spec.model.clone(), self.spec.slots);
+            self.tell(effects, GatewayOrder::ReplicaUp { model, replica: id.clone(), address, slots });
+        }
+    }
+
+    /// Takes back everything under way: decisions are not carried out any more.
+    pub(crate) fn stand_down(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        self.take_back_close(effects);
+        self.end_all_drains(now, 0, effects);
     }
 
     /// The count the scale target was last told to have.
@@ -72,10 +137,7 @@ impl Model {
     ) -> u32 {
         let reason = &decided.binding().map(ToString::to_string).unwrap_or_default();
         let serving = self.serving();
-        let takes_back =
-            |replica: &&crate::replicas::Replica| replica.state == ReplicaState::Draining && replica.is_ready;
-        let draining = self.replicas.table.values().filter(takes_back).count();
-        let most = serving.saturating_add(u32::try_from(draining).unwrap_or(u32::MAX)).saturating_add(room);
+        let most = serving.saturating_add(self.reclaimable()).saturating_add(room);
         let desired = decided.desired.min(most);
         if desired > 0 {
             self.take_back_close(effects);
@@ -89,6 +151,16 @@ impl Model {
         }
         self.say_outlook(now, effects);
         desired
+    }
+
+    /// Replicas that can serve again without being started.
+    fn reclaimable(&self) -> u32 {
+        if self.scaling.goal.is_some() {
+            return self.scaling.ordered.saturating_sub(self.serving());
+        }
+        let takes_back =
+            |replica: &&crate::replicas::Replica| replica.state == ReplicaState::Draining && replica.is_ready;
+        u32::try_from(self.replicas.table.values().filter(takes_back).count()).unwrap_or(u32::MAX)
     }
 
     fn scaled(&self, now: Timestamp, from: u32, to: u32, reason: &str, effects: &mut Vec<Effect>) {
@@ -120,6 +192,10 @@ impl Model {
             return;
         }
         self.is_retired = true;
+        if self.spec.mode == Mode::Advisory {
+            self.release(now, effects);
+            return;
+        }
         self.scaling.closing = None;
         let serving = self.serving();
         self.scaled(now, serving, 0, "the model is not in the configuration any more", effects);
@@ -133,6 +209,14 @@ impl Model {
         }
     }
 
+    /// The model is let go and its target stays as it is.
+    pub(crate) fn release(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        self.stand_down(now, effects);
+        self.is_retired = true;
+        self.scaling.ordered = 0;
+        self.replicas.table.clear();
+    }
+
     /// Whether a retired model has left nothing behind.
     pub(crate) fn is_over(&self) -> bool {
         self.is_retired && self.scaling.ordered == 0 && self.replicas.table.is_empty()
@@ -140,6 +224,9 @@ impl Model {
 
     /// Draining replicas are instant capacity; only what they cannot give is started.
     fn grow(&mut self, now: Timestamp, mut missing: u32, effects: &mut Vec<Effect>) {
+        if self.scaling.goal.is_some() {
+            return self.grow_from_goal(now, self.serving().saturating_add(missing), effects);
+        }
         let mut draining: Vec<(Timestamp, ReplicaId)> = self
             .replicas
             .table
@@ -150,12 +237,7 @@ impl Model {
         draining.sort();
         while missing > 0 {
             let Some((_, id)) = draining.pop() else { break };
-            self.replicas.set_state(now, &id, ReplicaState::Ready);
-            self.gateways.forget_replica(&id);
-            if let Some(address) = self.replicas.table.get(&id).map(|replica| replica.address.clone()) {
-                let (model, slots) = (self.spec.model.clone(), self.spec.slots);
-                effects.push(Effect::Gateway(GatewayOrder::ReplicaUp { model, replica: id, address, slots }));
-            }
+            self.take_back_drain(now, &id, effects);
             missing -= 1;
         }
         if missing > 0 {
@@ -163,12 +245,23 @@ impl Model {
         }
     }
 
-    /// Failed and starting replicas go at once; ready ones are drained first, in the order of the decision, then the newest.
     fn shrink(&mut self, now: Timestamp, surplus: u32, order: &[ReplicaId], effects: &mut Vec<Effect>) {
+        match self.removal() {
+            Removal::Named => self.shrink_named(now, surplus, order, effects),
+            Removal::HighestOrdinal => self.shrink_from_top(now, self.serving().saturating_sub(surplus), effects),
+            // whoever goes ends its own work
+            Removal::Unknown => self.order(self.scaling.ordered.saturating_sub(surplus), effects),
+        }
+    }
+
+    /// Failed and starting replicas go at once; ready ones are drained first, in the order of the decision, then the newest. Without a
+    /// gateway there is nobody to drain them, and they go at once, too.
+    fn shrink_named(&mut self, now: Timestamp, surplus: u32, order: &[ReplicaId], effects: &mut Vec<Effect>) {
         let surplus = usize::try_from(surplus).unwrap_or(usize::MAX);
         let mut idle: Vec<(bool, Timestamp, ReplicaId)> = Vec::new();
         let mut busy: Vec<(usize, std::cmp::Reverse<Timestamp>, ReplicaId)> = Vec::new();
-        let place = |id: &ReplicaId| order.iter().position(|named| named == id).unwrap_or(usize::MAX);
+        let places: BTreeMap<&ReplicaId, usize> = order.iter().enumerate().map(|(at, id)| (id, at)).collect();
+        let place = |id: &ReplicaId| places.get(id).copied().unwrap_or(usize::MAX);
         for (id, replica) in self.replicas.table.iter().filter(|(_, replica)| !replica.is_leaving) {
             match replica.state {
                 ReplicaState::Failed => idle.push((true, replica.created_at, id.clone())),
@@ -183,36 +276,48 @@ impl Model {
         }
         // failed first, then the youngest start
         idle.sort();
-        let at_once: Vec<ReplicaId> = idle.into_iter().rev().map(|(_, _, id)| id).take(surplus).collect();
+        let mut at_once: Vec<ReplicaId> = idle.into_iter().rev().map(|(_, _, id)| id).take(surplus).collect();
         busy.sort();
         let unseen = usize::try_from(self.serving()).unwrap_or(usize::MAX).saturating_sub(at_once.len() + busy.len());
-        let removable = at_once.len().saturating_add(unseen).min(surplus);
+        let mut removable = at_once.len().saturating_add(unseen).min(surplus);
+        let mut drained: Vec<ReplicaId> = busy.into_iter().take(surplus - removable).map(|(_, _, id)| id).collect();
+        if self.is_unheard() {
+            removable = removable.saturating_add(drained.len());
+            at_once.append(&mut drained);
+        }
         if removable > 0 {
-            let count = u32::try_from(removable).unwrap_or(u32::MAX);
             for id in &at_once {
+                let has_served = self.replicas.table.get(id).is_some_and(|replica| replica.has_served);
                 self.replicas.leave(now, id);
+                if has_served {
+                    let model = self.spec.model.clone();
+                    self.tell(effects, GatewayOrder::ReplicaDown { model, replica: id.clone() });
+                    effects.push(Effect::TargetsChanged);
+                }
             }
+            let count = u32::try_from(removable).unwrap_or(u32::MAX);
             self.order(self.scaling.ordered.saturating_sub(count), effects);
         }
-        for (_, _, id) in busy.into_iter().take(surplus - removable) {
-            let deadline = now.plus(self.spec.drain_timeout);
-            self.replicas.set_state(now, &id, ReplicaState::Draining);
-            if let Some(replica) = self.replicas.table.get_mut(&id) {
-                replica.drain_deadline = Some(deadline);
-            }
-            // what was said of an earlier drain does not count for this one
-            self.gateways.forget_replica(&id);
-            effects.push(Effect::Gateway(GatewayOrder::Drain { model: self.spec.model.clone(), replica: id.clone() }));
-            if self.gateways.is_empty() {
-                // nobody can have sent it anything
-                self.end_drain(now, &id, effects);
-            }
+        for id in drained {
+            self.begin_drain(now, &id, effects);
         }
+    }
+
+    /// Nothing new for a replica; what it has may finish within the drain time.
+    pub(crate) fn begin_drain(&mut self, now: Timestamp, id: &ReplicaId, effects: &mut Vec<Effect>) {
+        let deadline = now.plus(self.spec.drain_timeout);
+        self.replicas.set_state(now, id, ReplicaState::Draining);
+        if let Some(replica) = self.replicas.table.get_mut(id) {
+            replica.drain_deadline = Some(deadline);
+        }
+        // what was said of an earlier drain does not count for this one
+        self.gateways.forget_replica(id);
+        self.tell(effects, GatewayOrder::Drain { model: self.spec.model.clone(), replica: id.clone() });
     }
 
     /// Asks every gateway whether nothing is held or in flight.
     fn close(&mut self, now: Timestamp, reason: &str, effects: &mut Vec<Effect>) {
-        if self.gateways.is_empty() {
+        if self.is_unheard() {
             self.reach_zero(now, reason, effects);
             return;
         }
@@ -225,7 +330,7 @@ impl Model {
         self.scaling.epoch = epoch;
         self.scaling.closing = Some(Closing { epoch, said: now, reason: reason.to_owned() });
         let model = self.spec.model.clone();
-        effects.push(Effect::Gateway(GatewayOrder::Close { model, epoch }));
+        self.tell(effects, GatewayOrder::Close { model, epoch });
     }
 
     /// Takes in a gateway's answer to a close. A refusal is not answered by another close before the next regular decision.
@@ -267,7 +372,7 @@ impl Model {
         for id in &all {
             self.replicas.leave(now, id);
             let (model, replica) = (self.spec.model.clone(), id.clone());
-            effects.push(Effect::Gateway(GatewayOrder::ReplicaDown { model, replica }));
+            self.tell(effects, GatewayOrder::ReplicaDown { model, replica });
         }
         effects.push(Effect::TargetsChanged);
         self.order(0, effects);
@@ -297,10 +402,15 @@ impl Model {
         if !is_draining {
             return;
         }
+        if self.scaling.goal.is_some() {
+            self.replicas.drained(id);
+            self.follow_drains(now, effects);
+            return;
+        }
         self.replicas.leave(now, id);
         self.gateways.forget_replica(id);
         let model = self.spec.model.clone();
-        effects.push(Effect::Gateway(GatewayOrder::ReplicaDown { model, replica: id.clone() }));
+        self.tell(effects, GatewayOrder::ReplicaDown { model, replica: id.clone() });
         effects.push(Effect::TargetsChanged);
         self.order(self.scaling.ordered.saturating_sub(1), effects);
     }
@@ -339,9 +449,9 @@ impl Model {
     }
 
     /// Tells the supervisor a new count, and again of every replica that has to go: an earlier order may have been overtaken.
-    fn order(&mut self, to: u32, effects: &mut Vec<Effect>) {
+    pub(crate) fn order(&mut self, to: u32, effects: &mut Vec<Effect>) {
         let from = std::mem::replace(&mut self.scaling.ordered, to);
-        let leaving = self.replicas.table.iter().filter(|(_, replica)| replica.is_leaving);
+        let leaving = self.replicas.table.iter().filter(|(_, replica)| replica.is_leaving && !replica.is_ending);
         let remove_first = leaving.map(|(id, _)| id.clone()).collect();
         effects.push(Effect::Act(Action::SetReplicas { pool: self.spec.pool.clone(), from, to, remove_first }));
     }

@@ -7,7 +7,10 @@
 )]
 
 use loadline_base::{GatewayId, ModelId, PoolId, ReplicaId, Timestamp};
-use loadline_control::{Control, ControlSettings, Effect, Event, MetricQuery, ModelSpec, ReplicaEvent, ScaleEvent};
+use loadline_control::{
+    Control, ControlSettings, Effect, Event, GatewayUse, MetricQuery, Mode, ModelSpec, Removal, ReplicaEvent,
+    ScaleEvent,
+};
 use loadline_hold::protocol::{GatewayOrder, GatewayReport};
 use loadline_hold::{Arrival, Effect as HoldEffect, Hold, HoldSettings, RequestKey};
 use loadline_policy::hpa::{HpaRule, MetricSource, MetricSpec, MetricTarget};
@@ -85,6 +88,7 @@ impl World {
             max_replicas: plan.max,
             rule: Rule::Hpa(rule),
             idle: Some(Idle { after: plan.idle_after }),
+            fallback: None,
             gpus_per_replica: 0,
             scrape_period: Duration::from_secs(1),
         };
@@ -97,6 +101,9 @@ impl World {
             scrape_period: Duration::from_secs(1),
             start_estimate: plan.start,
             drain_timeout: Duration::from_secs(60),
+            gateway: GatewayUse::default(),
+            removal: Removal::default(),
+            mode: Mode::default(),
         };
         let settings = ControlSettings { decision_period: Duration::from_secs(1), budgets: Budgets::default() };
         let mut world = Self {

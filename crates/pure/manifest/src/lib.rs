@@ -7,10 +7,13 @@
 //!
 //! Deliberately absent: files (the caller reads them), clusters, and decisions.
 
+pub mod autoscaler;
 pub mod config;
 pub mod defaults;
 pub mod hpa;
+pub mod monitor;
 pub mod observed;
+pub mod serve;
 pub mod yaml;
 
 pub use yaml::{Fault, Faults, Limits};
@@ -86,5 +89,16 @@ pub fn hpa_defaults_page() -> String {
     format!(
         "# HorizontalPodAutoscaler defaults\n\nGenerated from the tables in `crates/pure/manifest` (`cargo xtask codegen`); do not edit.\n\n{}",
         defaults::markdown_table(hpa::defaults::TABLE)
+    )
+}
+
+/// The reference page of `serve.yaml`; `docs/reference/serve.md` is this text.
+#[must_use]
+pub fn serve_page() -> String {
+    format!(
+        "# serve.yaml\n\nGenerated from the tables in `crates/pure/manifest` (`cargo xtask codegen`); do not edit.\n\n\
+         The file of `loadline serve --config FILE`; the chart writes it from its value `config`. Every field may be left out, unknown \
+         fields are errors. Durations have a unit (`30s`, `5m`), sizes may have a suffix (`8Mi`). It is read at the start.\n\n{}",
+        defaults::markdown_table(serve::defaults::TABLE)
     )
 }

@@ -86,6 +86,7 @@ fn main() {
         max_replicas: 200,
         rule: Rule::Hpa(HpaRule { metrics: metrics(), behavior: Some(Behavior::api_default()), ..HpaRule::default() }),
         idle: None,
+        fallback: None,
         gpus_per_replica: 0,
         scrape_period: Duration::from_secs(5),
     };

@@ -1,5 +1,8 @@
 //! The one decision function.
 
+mod fallback;
+mod foreign;
+
 use crate::decision::{Action, Alarm, Decision, PoolDecision};
 use crate::evidence::{self, Down, GatewayEvidence, PoolEvidence};
 use crate::hpa::{
@@ -77,7 +80,10 @@ impl PoolPass<'_> {
         let from = self.seen.spec_replicas;
         let mut alarms = Vec::new();
         let mut course = Course { desired: from, steps: Vec::new(), blocked: false };
-        if let Some((expected, found)) = self.settle(rule, memory) {
+        self.resume(memory);
+        let written = self.settle(rule, memory);
+        self.note_foreign(rule, memory, written);
+        if let Some((expected, found)) = written {
             course.steps.push(Step::ForeignWrite { expected, found });
             alarms.push(Alarm::ForeignWrite { expected, found });
         }
@@ -98,8 +104,10 @@ impl PoolPass<'_> {
                 self.leave_zero(rule, &outcome, &mut course);
                 self.hold(rule, evidence, &outcome, &mut course);
             }
+            self.fall_back(rule, evidence, memory, &outcome, &mut course);
             self.reach_zero(rule, evidence, &outcome, &mut course);
             self.clamp(&mut course);
+            self.leave_foreign(rule, memory, &mut course);
         }
         alarms.extend(self.alarm(memory, &course));
         self.finish(rule, memory, &outcome, course, alarms)
@@ -277,6 +285,7 @@ impl PoolPass<'_> {
                         | Step::ScaleUnreadable { .. }
                         | Step::HeldByEvidence { .. }
                         | Step::HeldForLost { .. }
+                        | Step::HeldForForeign { .. }
                 )
             };
             let why = course

@@ -61,12 +61,18 @@ pub enum Alarm {
         /// The count found.
         found: u32,
     },
+    /// Replicas that are wanted and exist cannot run, or do not come to serve.
+    Unplaced {
+        /// The step that says so.
+        why: String,
+    },
 }
 
 impl fmt::Display for Alarm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CannotAct { why, .. } => write!(f, "cannot act: {why}"),
+            Self::Unplaced { why } => f.write_str(why),
             Self::ForeignWrite { expected, found } => {
                 write!(f, "the replica count was {expected} and someone else made it {found}")
             }
@@ -104,6 +110,13 @@ impl PoolDecision {
     #[must_use]
     pub fn binding(&self) -> Option<&Step> {
         self.steps.get(self.reason?)
+    }
+
+    /// Adds a step that explains what became of earlier decisions, before the last one.
+    pub fn note(&mut self, step: Step) {
+        let at = self.steps.len().saturating_sub(1);
+        self.reason = self.reason.map(|reason| if reason >= at { reason.saturating_add(1) } else { reason });
+        self.steps.insert(at, step);
     }
 
     /// One line: the change, and why.

@@ -263,11 +263,10 @@ pub fn with_full_load(rule: &HpaRule, seen: &PoolObservation, now: Timestamp) ->
     for (metric, answer) in rule.metrics.iter().zip(&mut full.metrics) {
         let engine = match &metric.source {
             MetricSource::Signal { name } => crate::signal::lookup(name).is_some_and(|entry| !entry.gateway),
-            MetricSource::Pods { .. } => true,
+            MetricSource::Pods { .. } | MetricSource::Resource { .. } | MetricSource::ContainerResource { .. } => true,
             _ => false,
         };
-        if let (true, Some(target), MetricAnswer::PerReplica { values }) =
-            (engine, metric.target.average_value_milli, answer)
+        if let (true, Some(target), MetricAnswer::PerReplica { values }) = (engine, metric.target.per_replica(), answer)
         {
             let load = Signal { value: i64_to_f64(target) / 1000.0, at: now, evidence: Evidence::Live };
             let mut all: BTreeMap<ReplicaId, Signal> =

@@ -179,7 +179,10 @@ pub fn l3(made: Made<'_>) -> Result<(), Violation> {
             && (decided.from == 0 || !decided.alarms.is_empty());
         let max = policy.max_replicas.max(policy.min_replicas);
         let unreadable = decided.steps.iter().any(|step| matches!(step, Step::ScaleUnreadable { .. }));
-        if !(policy.min_replicas..=max).contains(&decided.desired) && !held && !unreadable {
+        // two that undo each other would fight over bounds, too (law L10)
+        let contested = decided.desired == decided.from
+            && decided.steps.iter().any(|step| matches!(step, Step::HeldForForeign { undone: 1.., .. }));
+        if !(policy.min_replicas..=max).contains(&decided.desired) && !held && !unreadable && !contested {
             let found = format!("{} is outside {}..{max}", decided.desired, policy.min_replicas);
             return Err(broken(L3, id, found));
         }

@@ -31,5 +31,5 @@ pub use observation::{
     Evidence, GatewayObservation, MetricAnswer, Observation, PoolObservation, ReplicaObservation, ReplicaState,
     ReplicaValue, Signal,
 };
-pub use policy::{Gate, Idle, Policy, PoolPolicy, Rule};
+pub use policy::{Fallback, Gate, Idle, Policy, PoolPolicy, Rule};
 pub use step::Step;

@@ -26,6 +26,19 @@ pub struct Pending {
     pub to: u32,
 }
 
+/// A replica count that someone else wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignWrite {
+    /// When it was noticed.
+    pub at: Timestamp,
+    /// The count that was asked for or seen before.
+    pub expected: u32,
+    /// The count found.
+    pub found: u32,
+    /// How many in a row undid a change of this loop, this one included; 0 for one that came unprovoked.
+    pub undone: u32,
+}
+
 /// What is remembered of one pool.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -38,6 +51,12 @@ pub struct PoolMemory {
     pub last_count: Option<u32>,
     /// Since when the pool cannot be decided freely.
     pub blocked_since: Option<Timestamp>,
+    /// Since when no metric has given an answer.
+    pub unanswered_since: Option<Timestamp>,
+    /// The last count that someone else wrote.
+    pub foreign: Option<ForeignWrite>,
+    /// It was loaded from a checkpoint and not used since: what happened in between is not known.
+    pub is_resumed: bool,
 }
 
 /// What is remembered of one autoscaler.
@@ -53,6 +72,22 @@ impl Memory {
     pub fn granted(&mut self, pool: &PoolId, at: Timestamp, from: u32, to: u32) {
         if let Some(memory) = self.pools.get_mut(pool) {
             memory.pending = (from != to).then_some(Pending { at, from, to });
+        }
+    }
+
+    /// Someone else wrote the count after this one was seen or asked for: the next decision finds theirs and knows whose it is.
+    pub fn overwritten(&mut self, pool: &PoolId, expected: u32) {
+        if let Some(memory) = self.pools.get_mut(pool) {
+            memory.pending = None;
+            memory.last_count = Some(expected);
+        }
+    }
+
+    /// After a load from a checkpoint: what happened since it was made is lost, and forbids a scale-down until it would have been
+    /// forgotten anyway (law L9).
+    pub fn resume(&mut self) {
+        for pool in self.pools.values_mut() {
+            pool.is_resumed = true;
         }
     }
 

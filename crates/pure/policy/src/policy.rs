@@ -25,6 +25,16 @@ pub struct Idle {
     pub after: Duration,
 }
 
+/// What a pool shall have while its metrics say nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fallback {
+    /// The least count meanwhile; it never lowers the count there is.
+    pub replicas: u32,
+    /// For how long no metric must have answered.
+    #[serde(with = "loadline_base::duration::text")]
+    pub after: Duration,
+}
+
 /// How the replica count of a pool is computed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "rule", rename_all = "kebab-case")]
@@ -45,6 +55,9 @@ pub struct PoolPolicy {
     /// With the gate on and `min_replicas` 0: when to go to zero. Without it the pool stays at 1 or more once woken.
     #[serde(default)]
     pub idle: Option<Idle>,
+    /// With the gate on: what to have while no metric answers.
+    #[serde(default)]
+    pub fallback: Option<Fallback>,
     /// GPUs that one replica takes from the budget over all models.
     #[serde(default)]
     pub gpus_per_replica: u32,

@@ -144,6 +144,26 @@ pub enum Step {
         expected: u32,
         found: u32,
     },
+    HeldForForeign {
+        expected: u32,
+        found: u32,
+        wanted: u32,
+        kept: u32,
+        for_seconds: u64,
+        undone: u32,
+    },
+    Fallback {
+        for_seconds: u64,
+        replicas: u32,
+        kept: u32,
+    },
+    Unplaced {
+        started: u32,
+        wanted: u32,
+        unschedulable: u32,
+        stuck: u32,
+        why: String,
+    },
     PoolUnobserved,
     Changed {
         from: u32,
@@ -177,7 +197,11 @@ impl Step {
     pub const fn binds(&self) -> bool {
         !matches!(
             self,
-            Self::MetricFailed { .. } | Self::IdleWithheld { .. } | Self::Unchanged { .. } | Self::ForeignWrite { .. }
+            Self::MetricFailed { .. }
+                | Self::IdleWithheld { .. }
+                | Self::Unchanged { .. }
+                | Self::ForeignWrite { .. }
+                | Self::Unplaced { .. }
         )
     }
 
@@ -200,6 +224,8 @@ impl Step {
             Self::HeldByEvidence { .. } => "missing evidence".to_owned(),
             Self::HeldForLost { .. } => "replicas whose load is unknown".to_owned(),
             Self::Budget { .. } => "the GPU budget".to_owned(),
+            Self::HeldForForeign { .. } => "someone else's write of the replica count".to_owned(),
+            Self::Fallback { .. } => "`fallback`".to_owned(),
             Self::AllMetricsFailed { .. } => "failed metrics".to_owned(),
             other => other.to_string(),
         }
@@ -253,6 +279,34 @@ impl Step {
             ),
             Self::ForeignWrite { expected, found } => {
                 write!(f, "the replica count was {expected} and someone else made it {found}")
+            }
+            Self::HeldForForeign { expected, found, wanted, kept, for_seconds, undone } => {
+                write!(
+                    f,
+                    "{kept} kept rather than {wanted}: someone else made the replica count {found} instead of {expected}"
+                )?;
+                if *undone > 0 {
+                    write!(f, ", the {undone}. time in a row that a change was undone")?;
+                }
+                write!(f, ", and it is not changed back for another {for_seconds} s")
+            }
+            Self::Fallback { for_seconds, replicas, kept } => write!(
+                f,
+                "no metric has answered for {for_seconds} s, so at least the {replicas} of `fallback` and never less than there are: {kept}"
+            ),
+            Self::Unplaced { started, wanted, unschedulable, stuck, why } => {
+                write!(f, "{started} of {wanted} replicas have started")?;
+                if *unschedulable > 0 {
+                    write!(f, "; {unschedulable} cannot be scheduled: {why}")?;
+                }
+                if *stuck > 0 {
+                    write!(
+                        f,
+                        "; {stuck} should have started long ago and {} not counted on",
+                        if *stuck == 1 { "is" } else { "are" }
+                    )?;
+                }
+                Ok(())
             }
             Self::PoolUnobserved => write!(f, "nothing was observed of this pool, so nothing changes"),
             peer => write!(f, "{peer:?}"),

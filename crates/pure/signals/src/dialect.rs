@@ -32,6 +32,9 @@ mod tests;
 pub use kinds::{EngineKind, SignalName, UnknownEngine};
 pub use named::{NamedQueries, NamedQuery};
 
+pub(crate) use combine::lowest_ranks;
+pub(crate) use page::Kept;
+
 pub use crate::exposition::Limits;
 
 use crate::exposition::{BadLines, ExpositionError, Format, Options, Summary, scan};
@@ -112,6 +115,30 @@ pub fn read_with(
         seen.visit(line);
     })?;
     Ok(Reading { named: sums.sums, ..reading(engine, &seen, summary) })
+}
+
+/// The place of a sample's or family's name in the catalog of all dialects.
+pub(crate) fn catalog_id(name: &str) -> Option<u16> {
+    names::catalog().id(name).and_then(|id| u16::try_from(id).ok())
+}
+
+/// A line that is known without reading: the place of its name in the catalog, and its sample unless it is a declaration.
+pub(crate) type KnownLine<'a> = (u16, Option<Kept<'a>>);
+
+/// [`read`] from lines that are known: whose page it is, and its signals. In the page's order.
+pub(crate) fn read_known<'a>(
+    lines: impl Iterator<Item = KnownLine<'a>>,
+    engine: Option<EngineKind>,
+) -> (Option<EngineKind>, BTreeMap<SignalName, SignalReading>) {
+    let mut seen = page::Page::new(names::catalog());
+    for (id, sample) in lines {
+        match sample {
+            Some(sample) => seen.put(usize::from(id), sample),
+            None => seen.declare(usize::from(id)),
+        }
+    }
+    let engine = engine.or_else(|| seen.detect());
+    (engine, engine.map(|engine| combine::signals(engine, &seen)).unwrap_or_default())
 }
 
 const fn options(limits: &Limits) -> Options {

@@ -26,7 +26,9 @@ pub use wanted::WantedNames;
 
 pub(crate) use error::LineProblem;
 pub(crate) use labels::{read_quoted, split_legacy_name, unescape};
+pub(crate) use line::read_numbers;
 pub(crate) use number::parse_float;
+pub(crate) use scan::{Visit, scan_with};
 
 /// The two families of text formats; they differ in the meaning of timestamps and in `# EOF`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

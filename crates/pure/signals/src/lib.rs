@@ -1,4 +1,4 @@
-//! From the text of a metrics page to normalised signals: exposition formats, sample store, engine dialects.
+//! From the text of a metrics page to normalised signals: exposition formats, engine dialects, latest values to serve, history.
 //!
 //! Invariants
 //! - Nothing here panics or grows without bound on any input; every bound is a field with a documented default.
@@ -11,4 +11,5 @@
 pub mod dialect;
 pub mod exposition;
 pub mod openmetrics;
+pub mod served;
 pub mod store;

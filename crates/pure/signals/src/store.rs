@@ -3,6 +3,9 @@
 //! A *source* is one process that is scraped. A restart is seen per source: a counter went down, or the source's start time went up. A counter of a
 //! source that restarted without its value going down continues from zero too, so that no increase is lost.
 //! History is kept only for series that were asked for, in bounded rings. Everything else keeps one value.
+//!
+//! It is for the few series that a policy, rule or query names, of which totals and history are wanted. Every series of every pod, without either, is
+//! kept in [`crate::served`], where pods share the texts.
 
 mod histogram;
 mod history;

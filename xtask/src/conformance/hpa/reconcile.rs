@@ -64,6 +64,7 @@ fn through_decide(case: &Case, outcome: &Outcome) -> Result<()> {
                 max_replicas: u32::try_from(case.max)?,
                 rule: Rule::Hpa(case.rule.clone()),
                 idle: None,
+                fallback: None,
                 gpus_per_replica: 0,
                 scrape_period: loadline_policy::policy::DEFAULT_SCRAPE_PERIOD,
             },

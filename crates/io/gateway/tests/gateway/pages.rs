@@ -1,11 +1,13 @@
 //! The metrics page, read by our own reader of such pages.
 
 use crate::rig::{Replica, Rig, plain};
-use loadline_gateway::GatewaySettings;
+use loadline_gateway::{GatewaySettings, ModelSettings, Readiness};
 use loadline_hold::HoldSettings;
 use loadline_net::Clock;
 use loadline_signals::exposition::{BadLines, Format, Line, MetricKind, Options, WantedNames, scan};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Reads a page strictly: every family has its help text and type before its samples and stands once, and so does every
@@ -138,4 +140,42 @@ async fn every_end_of_a_request_is_counted_once_and_by_its_name() {
         assert_eq!(rig.metric(&series).await, expect, "{series}");
     }
     families(&rig.get("/metrics").await.text());
+}
+
+#[tokio::test]
+async fn each_pool_has_samples_of_its_own() {
+    let rig = Rig::with(HoldSettings::default(), GatewaySettings::default(), Clock::real());
+    let model =
+        |name: &str, pool: &str| ModelSettings { inference_pool: Some(pool.to_owned()), ..ModelSettings::new(name) };
+    rig.gateway.set_models(vec![model("m", "one"), model("n", "two")]);
+    families(&rig.get("/metrics").await.text());
+    let replica = Replica::start().await;
+    rig.up("a", replica.address, 1);
+    for (pool, name, ready) in [("one", "m", 1.0), ("two", "n", 0.0)] {
+        assert_eq!(rig.metric(&format!("llm_d_epp_ready_endpoints{{name=\"{pool}\"}}")).await, ready, "{pool}");
+        let saturation = format!("llm_d_epp_flow_control_pool_saturation{{inference_pool=\"{pool}\"}}");
+        assert_eq!(rig.metric(&saturation).await, 1.0 - ready, "{pool}");
+        let flow = format!(
+            "{{fairness_id=\"default-flow\",priority=\"0\",inference_pool=\"{pool}\",model_name=\"{name}\",\
+             target_model_name=\"{name}\"}}"
+        );
+        assert_eq!(rig.metric(&format!("llm_d_epp_flow_control_queue_size{flow}")).await, 0.0, "{pool}");
+    }
+    rig.gateway.set_models(vec![model("m", "three")]);
+    assert_eq!(rig.metric("llm_d_epp_ready_endpoints{name=\"three\"}").await, 1.0, "a changed pool keeps the replicas");
+}
+
+#[tokio::test]
+async fn readiness_waits_for_the_process_around_it() {
+    let missing = Arc::new(AtomicBool::new(true));
+    let is_missing = Arc::clone(&missing);
+    let readiness =
+        Readiness(Arc::new(move || is_missing.load(Ordering::Relaxed).then(|| "pods are not known yet".to_owned())));
+    let settings = GatewaySettings { readiness: Some(readiness), ..GatewaySettings::default() };
+    let rig = Rig::with(HoldSettings::default(), settings, Clock::real());
+    let answer = rig.get("/readyz").await;
+    assert_eq!((answer.status, answer.text().as_str()), (503, "pods are not known yet\n"));
+    assert_eq!(rig.get("/healthz").await.status, 200);
+    missing.store(false, Ordering::Relaxed);
+    assert_eq!(rig.get("/readyz").await.status, 200);
 }

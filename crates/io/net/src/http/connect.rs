@@ -3,8 +3,11 @@
 use super::fetch::{FetchError, FetchErrorKind};
 use super::limits::MAX_ROOTS_BYTES;
 use super::target::{Scheme, Target};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -35,10 +38,22 @@ pub enum Stream {
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
+/// How servers are trusted, where that is not by the system's root certificates.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TlsClient {
+    /// Certificates of authorities, as PEM: only what they signed is trusted. Absent: the system's.
+    pub ca_pem: Option<Arc<str>>,
+    /// Trusts whatever certificate is shown, to whomever it belongs. Still nobody else can read along, but nobody knows who is at the other end.
+    pub insecure: bool,
+    /// The name that the certificate must have, and that is asked for, in place of the host of the URL.
+    pub server_name: Option<Arc<str>>,
+}
+
 /// Makes connections. Root certificates are read on the first use of TLS and kept; clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Connector {
     roots_file: Option<Arc<Path>>,
+    trust: Arc<TlsClient>,
     tls: Arc<OnceLock<Result<Arc<rustls::ClientConfig>, String>>>,
 }
 
@@ -52,7 +67,13 @@ impl Connector {
     /// Trusts only the certificates of one PEM file.
     #[must_use]
     pub fn with_roots_file(path: impl Into<PathBuf>) -> Self {
-        Self { roots_file: Some(Arc::from(path.into())), tls: Arc::default() }
+        Self { roots_file: Some(Arc::from(path.into())), ..Self::default() }
+    }
+
+    /// Trusts servers as told.
+    #[must_use]
+    pub fn with_tls(trust: TlsClient) -> Self {
+        Self { trust: Arc::new(trust), ..Self::default() }
     }
 
     /// Connects; the caller sets the deadline.
@@ -76,11 +97,11 @@ impl Connector {
                 let tls_error = |detail| FetchError::new(FetchErrorKind::Tls, target, detail);
                 let config = self
                     .tls
-                    .get_or_init(|| client_config(self.roots_file.as_deref()))
+                    .get_or_init(|| client_config(self.roots_file.as_deref(), &self.trust))
                     .as_ref()
                     .map_err(|detail| tls_error(detail.clone()))?;
-                let name =
-                    ServerName::try_from(target.host().to_owned()).map_err(|error| tls_error(error.to_string()))?;
+                let name = self.trust.server_name.as_deref().unwrap_or_else(|| target.host()).to_owned();
+                let name = ServerName::try_from(name).map_err(|error| tls_error(error.to_string()))?;
                 let stream = tokio_rustls::TlsConnector::from(Arc::clone(config))
                     .connect(name, tcp)
                     .await
@@ -91,12 +112,21 @@ impl Connector {
     }
 }
 
-fn client_config(roots_file: Option<&Path>) -> Result<Arc<rustls::ClientConfig>, String> {
+fn client_config(roots_file: Option<&Path>, trust: &TlsClient) -> Result<Arc<rustls::ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    let mut config = builder.with_root_certificates(roots(roots_file)?).with_no_client_auth();
+    let mut config = if trust.insecure {
+        let verifier = Arc::new(AnyCertificate(provider));
+        builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
+    } else {
+        let roots = match &trust.ca_pem {
+            Some(pem) => certificates(pem.as_bytes()).ok_or("`ca` holds no certificate: give it as PEM")?,
+            None => roots(roots_file)?,
+        };
+        builder.with_root_certificates(roots).with_no_client_auth()
+    };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
@@ -120,10 +150,53 @@ fn roots(roots_file: Option<&Path>) -> Result<rustls::RootCertStore, String> {
     std::fs::File::open(&path)
         .and_then(|file| file.take(MAX_ROOTS_BYTES).read_to_end(&mut pem))
         .map_err(|error| unreadable(&error))?;
+    certificates(&pem).ok_or_else(|| unreadable(&"it holds no certificate"))
+}
+
+fn certificates(pem: &[u8]) -> Option<rustls::RootCertStore> {
     let mut store = rustls::RootCertStore::empty();
     // a bundle may hold certificates that the verifier does not take; the others still count
-    store.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
-    if store.is_empty() { Err(unreadable(&"it holds no certificate")) } else { Ok(store) }
+    store.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).filter_map(Result::ok));
+    (!store.is_empty()).then_some(store)
+}
+
+/// Takes every certificate; that the server has its key is still proved.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 impl AsyncRead for Stream {

@@ -6,7 +6,7 @@ pub mod limits;
 pub mod serve;
 pub mod target;
 
-pub use connect::{Connector, Stream};
+pub use connect::{Connector, Stream, TlsClient};
 pub use fetch::{FetchError, FetchErrorKind, Fetched, fetch};
 pub use limits::{FetchLimits, ServeLimits};
 pub use serve::{BindError, bind, serve};

@@ -4,7 +4,9 @@
 #![expect(clippy::expect_used, reason = "a test stops at the first surprise")]
 
 use loadline_base::{GatewayId, ModelId, PoolId, ReplicaId, Timestamp};
-use loadline_control::{Control, ControlSettings, Effect, Event, MetricQuery, ModelSpec, ReplicaEvent, ScaleEvent};
+use loadline_control::{
+    Control, ControlSettings, Effect, Event, GatewayUse, MetricQuery, Mode, ModelSpec, Removal, ReplicaEvent, ScaleEvent,
+};
 use loadline_hold::protocol::{Demand, GatewayOrder, GatewayReport};
 use loadline_policy::hpa::{HpaRule, MetricSource, MetricSpec, MetricTarget};
 use loadline_policy::{Action, Budgets, Idle, Policy, PoolPolicy, Rule};
@@ -33,6 +35,7 @@ fn spec(model: &str, min: u32) -> ModelSpec {
         max_replicas: MAX,
         rule: Rule::Hpa(rule),
         idle: Some(Idle { after: Duration::from_secs(20) }),
+        fallback: None,
         gpus_per_replica: 1,
         scrape_period: PERIOD,
     };
@@ -45,6 +48,9 @@ fn spec(model: &str, min: u32) -> ModelSpec {
         scrape_period: PERIOD,
         start_estimate: Duration::from_secs(5),
         drain_timeout: Duration::from_secs(30),
+        gateway: GatewayUse::default(),
+        removal: Removal::default(),
+        mode: Mode::default(),
     }
 }
 

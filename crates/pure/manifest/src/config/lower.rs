@@ -20,6 +20,7 @@ impl ModelConfig {
             max_replicas: self.max_replicas,
             rule: Rule::Hpa(rule),
             idle: (self.min_replicas == 0).then_some(Idle { after: self.idle_after }),
+            fallback: None,
             gpus_per_replica: self.gpus_per_replica,
             scrape_period: config.scrape_period,
         };

@@ -12,7 +12,9 @@ mod restart;
 
 pub use metric::{GATEWAY_METRICS, ModelMetric, Origin, SignalMetric};
 pub use print::print_config;
+pub use raw::{Size, Span};
 pub use read::{Loaded, is_config, read_config};
+pub(crate) use read::{count, size, span, text};
 pub use restart::AT_START;
 
 use serde::{Deserialize, Serialize};
@@ -138,11 +140,12 @@ impl Dialect {
 }
 
 /// Whose metrics page a replica has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "names of engines")]
 pub enum EngineKind {
     /// The page says it.
+    #[default]
     Auto,
     Vllm,
     Sglang,

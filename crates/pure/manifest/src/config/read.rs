@@ -46,19 +46,19 @@ pub fn is_config(file: &str, text: &str, limits: &Limits) -> bool {
     })
 }
 
-fn span(written: Option<Span>, default: &Entry) -> Duration {
+pub(crate) fn span(written: Option<Span>, default: &Entry) -> Duration {
     written.map_or(default.span(), |span| span.0)
 }
 
-fn size(written: Option<Size>, default: &Entry) -> u64 {
+pub(crate) fn size(written: Option<Size>, default: &Entry) -> u64 {
     written.map_or(default.count(), |size| size.0)
 }
 
-fn count(written: Option<u32>, default: &Entry) -> u32 {
+pub(crate) fn count(written: Option<u32>, default: &Entry) -> u32 {
     written.unwrap_or(default.count_u32())
 }
 
-fn text(written: Option<String>, default: &Entry) -> String {
+pub(crate) fn text(written: Option<String>, default: &Entry) -> String {
     written.unwrap_or_else(|| default.text().to_owned())
 }
 

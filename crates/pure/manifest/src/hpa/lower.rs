@@ -30,6 +30,7 @@ pub fn lower(hpa: &Hpa, controller: &peer::Controller) -> Result<Policy, Vec<Fie
             controller: controller.clone(),
         }),
         idle: None,
+        fallback: None,
         gpus_per_replica: 0,
         scrape_period: loadline_policy::policy::DEFAULT_SCRAPE_PERIOD,
     };
@@ -51,7 +52,8 @@ pub(crate) fn target_of(target: &MetricTarget) -> peer::MetricTarget {
     }
 }
 
-fn metric_of(spec: &MetricSpec) -> peer::MetricSpec {
+/// Lowers a metric. Fields are taken to be valid.
+pub(crate) fn metric_of(spec: &MetricSpec) -> peer::MetricSpec {
     let named =
         |metric: &MetricIdentifier| (metric.name.clone(), metric.selector.as_ref().map(super::LabelSelector::go_text));
     let found = match spec.kind.as_str() {

@@ -5,15 +5,15 @@
 mod defaulting;
 pub mod defaults;
 mod lower;
-mod names;
+pub(crate) mod names;
 mod quantity;
 mod read;
 mod types;
 mod validate;
 
 pub use defaulting::{apply_defaults, default_rules};
-pub(crate) use lower::target_of;
 pub use lower::{POOL, behavior_of, lower};
+pub(crate) use lower::{metric_of, target_of};
 pub use quantity::status_quantity;
 pub use read::{HpaDocument, read_hpas};
 pub use types::{

@@ -17,7 +17,7 @@ fn is_label(text: &str) -> bool {
 }
 
 /// What is wrong with a DNS label (a container's name).
-pub(super) fn label_fault(text: &str) -> Option<String> {
+pub(crate) fn label_fault(text: &str) -> Option<String> {
     if text.len() > LABEL_MAX {
         return Some(format!("must be no more than {LABEL_MAX} characters"));
     }
@@ -29,7 +29,7 @@ pub(super) fn label_fault(text: &str) -> Option<String> {
 }
 
 /// What is wrong with a DNS subdomain (an object's name).
-pub(super) fn subdomain_fault(text: &str) -> Option<String> {
+pub(crate) fn subdomain_fault(text: &str) -> Option<String> {
     if text.len() > SUBDOMAIN_MAX {
         return Some(format!("must be no more than {SUBDOMAIN_MAX} characters"));
     }
@@ -41,7 +41,7 @@ pub(super) fn subdomain_fault(text: &str) -> Option<String> {
 }
 
 /// Everything wrong with a name that becomes part of an API path.
-pub(super) fn path_segment_faults(text: &str) -> Vec<String> {
+pub(crate) fn path_segment_faults(text: &str) -> Vec<String> {
     if text == "." || text == ".." {
         return vec![format!("may not be '{text}'")];
     }

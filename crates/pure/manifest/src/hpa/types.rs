@@ -1,7 +1,9 @@
 //! The `autoscaling/v2` types with their exact field names. What the API server would refuse (a missing name, an unknown
 //! type) can be held here, so that validation can say it in the API server's words.
 
+use crate::autoscaler::QuantityText;
 use loadline_base::Quantity;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -80,16 +82,16 @@ pub struct Spec {
     pub behavior: Option<Behavior>,
 }
 
-/// A reference to an object in the same namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// An object in the same namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct CrossVersionObjectReference {
-    /// Group and version.
+    /// Group and version, such as `apps/v1`; the version does not matter.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub api_version: String,
-    /// Kind.
+    /// Kind, such as `Deployment`.
     pub kind: String,
-    /// Name.
+    /// Name of the object.
     pub name: String,
 }
 
@@ -118,91 +120,91 @@ pub struct MetricSpec {
 }
 
 /// `resource`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ResourceSource {
     /// `cpu`, `memory`, or an extended resource.
     pub name: String,
-    /// What it should be.
+    /// What its value should be.
     pub target: MetricTarget,
 }
 
 /// `containerResource`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ContainerResourceSource {
     /// `cpu`, `memory`, or an extended resource.
     pub name: String,
-    /// The container.
+    /// Name of the container.
     pub container: String,
-    /// What it should be.
+    /// What its value should be.
     pub target: MetricTarget,
 }
 
 /// `pods`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PodsSource {
-    /// Which metric.
+    /// The metric by name, and by labels where it has several series.
     pub metric: MetricIdentifier,
-    /// What it should be.
+    /// What its value should be.
     pub target: MetricTarget,
 }
 
 /// `object`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ObjectSource {
-    /// Which object.
+    /// The object that the metric belongs to.
     pub described_object: CrossVersionObjectReference,
-    /// Which metric.
+    /// The metric by name, and by labels where it has several series.
     pub metric: MetricIdentifier,
-    /// What it should be.
+    /// What its value should be.
     pub target: MetricTarget,
 }
 
 /// `external`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ExternalSource {
-    /// Which metric.
+    /// The metric by name, and by labels where it has several series.
     pub metric: MetricIdentifier,
-    /// What it should be.
+    /// What its value should be.
     pub target: MetricTarget,
 }
 
 /// `metric`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct MetricIdentifier {
-    /// Its name.
+    /// Its name; `:` and `_` are equal.
     pub name: String,
-    /// Which of its series.
+    /// Labels that its series must carry; all series without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<LabelSelector>,
 }
 
 /// A label selector.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct LabelSelector {
-    /// Labels that must be equal.
+    /// Labels and the value that each must have.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub match_labels: BTreeMap<String, String>,
-    /// Further requirements.
+    /// Further requirements; all must hold.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub match_expressions: Vec<LabelSelectorRequirement>,
 }
 
 /// One requirement of a label selector.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct LabelSelectorRequirement {
-    /// The label.
+    /// The label's name.
     pub key: String,
     /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
     pub operator: String,
-    /// The values.
+    /// Values for `In` and `NotIn`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<String>,
 }
@@ -227,31 +229,33 @@ impl LabelSelector {
 }
 
 /// `target`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct MetricTarget {
     /// `Utilization`, `Value` or `AverageValue`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The value itself.
+    /// What the value itself should be.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<QuantityText>")]
     pub value: Option<Quantity>,
-    /// The value divided by replicas.
+    /// What the value divided by replicas should be.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<QuantityText>")]
     pub average_value: Option<Quantity>,
-    /// Percent of the request.
+    /// What the usage should be, in percent of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub average_utilization: Option<i32>,
 }
 
 /// `behavior`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Behavior {
-    /// Upwards.
+    /// Upwards; where unset: no window, and the larger of 4 pods and 100 percent per 15 seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale_up: Option<ScalingRules>,
-    /// Downwards.
+    /// Downwards; where unset: a window of 300 seconds and no further limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale_down: Option<ScalingRules>,
 }
@@ -266,32 +270,33 @@ pub enum Direction {
 }
 
 /// Limits of one direction as written.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ScalingRules {
-    /// 0 to 3600 seconds.
+    /// Seconds, 0 to 3600: how far back recommendations are looked at, of which the most cautious holds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stabilization_window_seconds: Option<i32>,
-    /// `Max`, `Min` or `Disabled`.
+    /// Which of the policies holds: that of the largest change (`Max`), of the smallest (`Min`), or no change at all (`Disabled`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub select_policy: Option<String>,
-    /// The limits; a list that is written replaces the default list whole.
+    /// Limits of change per time; a list that is written replaces the default list whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policies: Option<Vec<ScalingPolicy>>,
-    /// Replaces the controller's tolerance in this direction.
+    /// How far from the target the value may be, as a fraction of it, without a change in this direction; 0.1 where unset.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<QuantityText>")]
     pub tolerance: Option<Quantity>,
 }
 
 /// One limit.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ScalingPolicy {
-    /// `Pods` or `Percent`.
+    /// Unit of `value`: `Pods` or `Percent`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// How many.
+    /// How many pods, or how many percent of the replicas, may be added or removed per period.
     pub value: i32,
-    /// 1 to 1800 seconds.
+    /// Length of the period in seconds, 1 to 1800.
     pub period_seconds: i32,
 }

@@ -102,5 +102,13 @@ pub fn from_node<T: DeserializeOwned>(file: &str, node: &Node) -> Result<T, Faul
     T::deserialize(de::NodeDeserializer::new(node)).map_err(|error| error.into_fault(file))
 }
 
+/// Writes a value as YAML.
+///
+/// # Errors
+/// Where the value cannot be YAML, such as a mapping with keys that are not text.
+pub fn to_text<T: serde::Serialize>(value: &T) -> Result<String, serde_saphyr::ser::Error> {
+    serde_saphyr::to_string(value)
+}
+
 #[cfg(test)]
 mod tests;

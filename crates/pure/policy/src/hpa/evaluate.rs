@@ -150,6 +150,12 @@ impl Evaluator<'_> {
     ) -> Result<Proposal, String> {
         let fail =
             |error: &str| format!("failed to get {name} usage: unable to get metrics for resource {name}: {error}");
+        // observed beside the replicas: percent of their requests, where the target is a percentage
+        if let (None, Some(_), Some(target)) =
+            (&self.seen.hpa, self.seen.metrics.get(index), metric.target.per_replica())
+        {
+            return self.per_replica(index, target).map_err(|error| fail(&error));
+        }
         let (hpa, list) = match self.native(index) {
             Some((hpa, Answer::Usage { pods })) if !pods.is_empty() => (hpa, pods),
             Some((_, Answer::Usage { .. })) => return Err(fail(&answer::empty_text("resource"))),

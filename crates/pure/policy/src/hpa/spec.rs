@@ -149,6 +149,12 @@ impl MetricTarget {
         }
     }
 
+    /// The amount that one replica should carry, in milli-units: the average value, else the percentage of what a replica requests.
+    #[must_use]
+    pub fn per_replica(&self) -> Option<i64> {
+        self.average_value_milli.or(self.average_utilization.map(|percent| i64::from(percent) * 1000))
+    }
+
     /// A value, in milli-units.
     #[must_use]
     pub const fn value(milli: i64) -> Self {

@@ -40,6 +40,7 @@ pub(super) fn policy_of(rule: HpaRule, min: u32, max: u32) -> Policy {
         max_replicas: max,
         rule: Rule::Hpa(rule),
         idle: Some(Idle { after: IDLE_AFTER }),
+        fallback: None,
         gpus_per_replica: 1,
         scrape_period: PERIOD,
     };

@@ -99,6 +99,7 @@ fn policy(which: u8, behavior: bool, min: u32) -> Policy {
         max_replicas: 12,
         rule: Rule::Hpa(rule),
         idle: Some(Idle { after: IDLE_AFTER }),
+        fallback: None,
         gpus_per_replica: 1,
         scrape_period: PERIOD,
     };

@@ -156,7 +156,7 @@ fn number(sample: &Kept<'_>, labels: &[&str]) -> Option<f64> {
 }
 
 /// Of series that differ only in their ranks, the one of the lowest: the others repeat it. Data-parallel ranks are not among these labels.
-fn lowest_ranks(samples: Vec<Kept<'_>>) -> Vec<Kept<'_>> {
+pub(crate) fn lowest_ranks(samples: Vec<Kept<'_>>) -> Vec<Kept<'_>> {
     let ranks: Vec<[u64; RANKS.len()]> = samples.iter().map(ranks).collect();
     if ranks.windows(2).all(|pair| pair.first() == pair.last()) {
         return samples;

@@ -33,11 +33,11 @@ pub struct NamedQueries {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Query {
-    key: String,
+pub(crate) struct Query {
+    pub(crate) key: String,
     /// Folded spelling of the name.
-    name: String,
-    matching: Labels,
+    pub(crate) name: String,
+    pub(crate) matching: Labels,
 }
 
 impl NamedQueries {
@@ -57,6 +57,10 @@ impl NamedQueries {
         let union = |kind| (kind, catalog().wanted(kind).union(&own));
         let wanted = if queries.is_empty() { BTreeMap::new() } else { kinds.map(union).collect() };
         Self { queries, wanted }
+    }
+
+    pub(crate) fn queries(&self) -> &[Query] {
+        &self.queries
     }
 
     /// What a scan must look for to answer these and the engine's own signals.

@@ -7,10 +7,10 @@ use std::borrow::Cow;
 
 /// One sample with a finite value.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Kept<'a> {
-    pub(super) value: f64,
-    pub(super) series: &'a str,
-    pub(super) labels: LabelText<'a>,
+pub(crate) struct Kept<'a> {
+    pub(crate) value: f64,
+    pub(crate) series: &'a str,
+    pub(crate) labels: LabelText<'a>,
 }
 
 /// What a scan has collected.
@@ -42,8 +42,8 @@ impl<'a> Page<'a> {
             Line::Sample(sample) => self.sample(&sample),
             // a family that is declared and has no series yet proves its program too
             Line::Type { name, .. } => {
-                if let Some(seen) = self.catalog.id(&name).and_then(|id| self.seen.get_mut(id)) {
-                    *seen = true;
+                if let Some(id) = self.catalog.id(&name) {
+                    self.declare(id);
                 }
             }
             Line::Help { .. } | Line::Unit { .. } => {}
@@ -52,9 +52,19 @@ impl<'a> Page<'a> {
 
     fn sample(&mut self, sample: &Sample<'a>) {
         let Some(id) = self.id(sample) else { return };
+        self.put(id, Kept { value: sample.value, series: sample.series, labels: sample.labels });
+    }
+
+    /// That the name of an id is on the page.
+    pub(super) fn declare(&mut self, id: usize) {
         if let Some(seen) = self.seen.get_mut(id) {
             *seen = true;
         }
+    }
+
+    /// A sample of the name of an id.
+    pub(super) fn put(&mut self, id: usize, sample: Kept<'a>) {
+        self.declare(id);
         // the first series of a name tells enough
         let is_first = self.samples.get(id).is_some_and(Vec::is_empty);
         if is_first && self.catalog.proves(id).contains(&EngineKind::Vllm) {
@@ -64,7 +74,7 @@ impl<'a> Page<'a> {
         if sample.value.is_finite()
             && let Some(kept) = self.samples.get_mut(id)
         {
-            kept.push(Kept { value: sample.value, series: sample.series, labels: sample.labels });
+            kept.push(sample);
         }
     }
 

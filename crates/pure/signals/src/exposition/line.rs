@@ -115,7 +115,21 @@ pub(super) fn read_sample<'a>(
     max_labels: usize,
 ) -> Result<Sample<'a>, LineProblem> {
     let (head, rest) = read_series(text, previous, max_labels)?;
-    let after = skip_blank(rest);
+    let Numbers { value, timestamp, exemplar } = read_numbers(rest, seconds, max_labels)?;
+    Ok(Sample { name: head.name, labels: head.labels, value, timestamp, exemplar, series: head.series })
+}
+
+/// What follows the series on a sample line.
+pub(crate) struct Numbers<'a> {
+    pub(crate) value: f64,
+    pub(crate) timestamp: Option<Timestamp>,
+    pub(crate) exemplar: Option<Exemplar<'a>>,
+}
+
+/// Reads what follows the series on a sample line. Times are in seconds, or in whole milliseconds.
+#[inline]
+pub(crate) fn read_numbers(text: &str, seconds: bool, max_labels: usize) -> Result<Numbers<'_>, LineProblem> {
+    let after = skip_blank(text);
     let (value, rest) = split_float(after).ok_or_else(|| LineProblem::expected(after, "a number as the value"))?;
     let mut rest = skip_blank(rest);
     let mut timestamp = None;
@@ -134,7 +148,7 @@ pub(super) fn read_sample<'a>(
         None if rest.is_empty() => None,
         None => return Err(LineProblem::expected(rest, "the end of the line")),
     };
-    Ok(Sample { name: head.name, labels: head.labels, value, timestamp, exemplar, series: head.series })
+    Ok(Numbers { value, timestamp, exemplar })
 }
 
 fn read_exemplar(text: &str, max_labels: usize) -> Result<Exemplar<'_>, LineProblem> {

@@ -24,7 +24,41 @@ pub fn scan<'a>(
     page: &'a [u8],
     wanted: &WantedNames,
     options: &Options,
-    mut visit: impl FnMut(Line<'a>),
+    visit: impl FnMut(Line<'a>),
+) -> Result<Summary, ExpositionError> {
+    scan_with(page, wanted, options, &mut Calls(visit))
+}
+
+/// Receives the lines of a page.
+pub(crate) trait Visit<'a> {
+    /// A line before anything else is done with it. Whoever knows what it says takes it by giving `true`; then it is not read at all.
+    fn known(&mut self, line: &'a [u8], open_metrics: bool) -> bool;
+
+    /// A wanted line that was read.
+    fn line(&mut self, line: Line<'a>);
+}
+
+/// A visitor that knows nothing.
+struct Calls<F>(F);
+
+impl<'a, F: FnMut(Line<'a>)> Visit<'a> for Calls<F> {
+    #[inline]
+    fn known(&mut self, _: &'a [u8], _: bool) -> bool {
+        false
+    }
+
+    #[inline]
+    fn line(&mut self, line: Line<'a>) {
+        (self.0)(line);
+    }
+}
+
+/// [`scan`] with a visitor that may know lines already. Lines that it takes count as lines only.
+pub(crate) fn scan_with<'a>(
+    page: &'a [u8],
+    wanted: &WantedNames,
+    options: &Options,
+    visitor: &mut impl Visit<'a>,
 ) -> Result<Summary, ExpositionError> {
     let limit = options.limits.max_page_bytes;
     if page.len() > limit {
@@ -55,9 +89,11 @@ pub fn scan<'a>(
         let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
         let (line, tail) = rest.split_at_checked(end).unwrap_or((rest, &[]));
         walk.summary.lines += 1;
-        if !walk.skips(line) {
+        if visitor.known(line, open_metrics) {
+            walk.proved = true;
+        } else if !walk.skips(line) {
             let offset = page.len() - rest.len();
-            if let Err(found) = walk.line(line, offset, &mut visit) {
+            if let Err(found) = walk.line(line, offset, visitor) {
                 walk.bad_line(offset + line.len() - found.left, found.problem)?;
             }
         }
@@ -105,7 +141,7 @@ impl<'a> Walk<'a, '_> {
         self.last.wanted(named, self.wanted) == Some(false)
     }
 
-    fn line(&mut self, line: &'a [u8], offset: usize, visit: &mut impl FnMut(Line<'a>)) -> Result<(), LineProblem> {
+    fn line(&mut self, line: &'a [u8], offset: usize, visit: &mut impl Visit<'a>) -> Result<(), LineProblem> {
         let limit = self.options.limits.max_line_bytes;
         if line.len() > limit {
             return Err(LineProblem { left: line.len(), problem: Problem::LineTooLong { bytes: line.len(), limit } });
@@ -136,7 +172,7 @@ impl<'a> Walk<'a, '_> {
         }
     }
 
-    fn metadata(&mut self, text: &'a str, offset: usize, visit: &mut impl FnMut(Line<'a>)) -> Result<(), LineProblem> {
+    fn metadata(&mut self, text: &'a str, offset: usize, visit: &mut impl Visit<'a>) -> Result<(), LineProblem> {
         let Some((kind, body)) = split_metadata(text) else {
             if self.open_metrics && offset < self.last_line && text.as_bytes().trim_ascii_end() == EOF {
                 return Err(LineProblem { left: text.len(), problem: Problem::Rule { rule: LINES_BEHIND_EOF } });
@@ -155,15 +191,15 @@ impl<'a> Walk<'a, '_> {
         }
         let line = read_metadata(kind, name, rest)?;
         self.proved = true;
-        visit(line);
+        visit.line(line);
         Ok(())
     }
 
-    fn sample(&mut self, sample: Sample<'a>, visit: &mut impl FnMut(Line<'a>)) -> Result<(), LineProblem> {
+    fn sample(&mut self, sample: Sample<'a>, visit: &mut impl Visit<'a>) -> Result<(), LineProblem> {
         if self.last.wants_name(&sample.name, self.wanted) {
             self.summary.samples += 1;
             if self.summary.samples <= self.options.limits.max_samples {
-                visit(Line::Sample(sample));
+                visit.line(Line::Sample(sample));
             } else {
                 let limit = self.options.limits.max_samples;
                 return Err(LineProblem { left: sample.series.len(), problem: Problem::TooManySamples { limit } });
