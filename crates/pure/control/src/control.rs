@@ -105,6 +105,13 @@ impl Control {
                     self.with(&name, |model| model.gateway_gone(now, &gateway, effects));
                 }
             }
+            Event::GatewayLeft { model, gateway } => {
+                self.with(&model, |model| model.gateway_gone(now, &gateway, effects));
+            }
+            Event::Gateways { model, running } => {
+                self.with(&model, |model| model.gateways_running(now, running, effects));
+            }
+            Event::Unlisted { pool, replicas } => self.with_pool(&pool, |model| model.unlisted = replicas),
             Event::Counted { pool, replicas } => {
                 self.with_pool(&pool, |model| model.adopt(now, replicas, effects));
             }
@@ -163,7 +170,9 @@ impl Control {
                 .replicas
                 .table
                 .iter()
-                .filter(|(_, replica)| matches!(replica.state, ReplicaState::Ready | ReplicaState::Draining))
+                .filter(|(_, replica)| {
+                    matches!(replica.state, ReplicaState::Ready | ReplicaState::Draining) || model.is_finishing(replica)
+                })
                 .map(move |(id, replica)| (name, id, replica.address.as_str()))
         })
     }

@@ -5,7 +5,7 @@ use loadline_hold::protocol::{GatewayOrder, GatewayReport};
 use loadline_policy::{Action, Policy, PoolDecision};
 use loadline_signals::dialect::{Reading, SignalName};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -157,6 +157,27 @@ pub enum Event {
     Gateway(GatewayReport),
     /// A gateway is gone and will not come back under this name; its silence means nothing any more.
     GatewayGone(GatewayId),
+    /// A gateway does not serve a model any more, although it lives.
+    GatewayLeft {
+        /// The model.
+        model: ModelId,
+        /// The gateway.
+        gateway: GatewayId,
+    },
+    /// The gateways of a model that are known to run, all of them: one that has not spoken to this loop yet is missing, not idle.
+    Gateways {
+        /// The model.
+        model: ModelId,
+        /// Who should speak.
+        running: BTreeSet<GatewayId>,
+    },
+    /// So many replicas exist by the word of the scale target alone, and nothing else is known of them: they have no events of their own.
+    Unlisted {
+        /// The pool.
+        pool: PoolId,
+        /// How many.
+        replicas: u32,
+    },
     /// The scale target was found to be told this count by somebody else: an earlier loop, or a person. Say it once per model to a
     /// restored loop, after the replicas that exist; then only for counts that this loop did not order.
     Counted {

@@ -3,7 +3,7 @@
 use loadline_base::{GatewayId, ModelId, ReplicaId, Timestamp};
 use loadline_hold::protocol::Demand;
 use loadline_policy::GatewayObservation;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A gateway reports at least once a second ([`loadline_hold::protocol::GatewayReport::Demand`]).
@@ -16,6 +16,8 @@ const MISSING_AFTER_PERIODS: u32 = 10;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Gateways {
     known: BTreeMap<GatewayId, Heard>,
+    /// Those that run and have not spoken yet.
+    awaited: BTreeSet<GatewayId>,
 }
 
 #[derive(Debug, Clone)]
@@ -64,6 +66,7 @@ impl Gateways {
                 if was_idle && load > 0 { Heed::Edge } else { Heed::Routine }
             }
             _ => {
+                self.awaited.remove(&demand.gateway);
                 self.known.insert(demand.gateway.clone(), Heard::new(now, demand));
                 Heed::New
             }
@@ -91,8 +94,15 @@ impl Gateways {
             idle_since: None,
             at: now,
         };
+        self.awaited.remove(gateway);
         self.known.insert(gateway.clone(), Heard::new(now, demand));
         Heed::New
+    }
+
+    /// These run: what those among them that have not spoken hold is not known.
+    pub(crate) fn running(&mut self, running: BTreeSet<GatewayId>) {
+        self.awaited = running;
+        self.awaited.retain(|gateway| !self.known.contains_key(gateway));
     }
 
     /// Records the load of a draining replica at one gateway.
@@ -104,6 +114,9 @@ impl Gateways {
 
     /// Requests in flight on a draining replica, once every gateway has said so.
     pub(crate) fn drained_load(&self, replica: &ReplicaId) -> Option<u32> {
+        if !self.awaited.is_empty() {
+            return None;
+        }
         self.known.values().try_fold(0_u32, |sum, heard| Some(sum.saturating_add(*heard.draining.get(replica)?)))
     }
 
@@ -123,28 +136,32 @@ impl Gateways {
 
     /// Whether every gateway has accepted the close of this epoch.
     pub(crate) fn have_accepted(&self, epoch: u64) -> bool {
-        self.known.values().all(|heard| heard.accepted_close == Some(epoch))
+        self.awaited.is_empty() && self.known.values().all(|heard| heard.accepted_close == Some(epoch))
     }
 
     /// Forgets a gateway that is gone; whether it was known.
     pub(crate) fn remove(&mut self, gateway: &GatewayId) -> bool {
-        self.known.remove(gateway).is_some()
+        self.awaited.remove(gateway) | self.known.remove(gateway).is_some()
     }
 
     /// Whether nothing was held or in flight at any gateway when it last spoke.
     pub(crate) fn is_unloaded(&self) -> bool {
-        self.known.values().all(|heard| heard.demand.held == 0 && heard.demand.in_flight == 0)
+        self.awaited.is_empty()
+            && self.known.values().all(|heard| heard.demand.held == 0 && heard.demand.in_flight == 0)
     }
 
     /// Whether no gateway is known.
     pub(crate) fn is_empty(&self) -> bool {
-        self.known.is_empty()
+        self.known.is_empty() && self.awaited.is_empty()
     }
 
     /// All gateways together, for a decision.
     pub(crate) fn observe(&self, now: Timestamp) -> GatewayObservation {
         let limit = REPORT_PERIOD.saturating_mul(MISSING_AFTER_PERIODS);
-        if self.known.is_empty() || self.known.values().any(|heard| now.since(heard.heard_at) > limit) {
+        if self.known.is_empty()
+            || !self.awaited.is_empty()
+            || self.known.values().any(|heard| now.since(heard.heard_at) > limit)
+        {
             return GatewayObservation::Missing;
         }
         let mut held = 0_u32;
@@ -241,6 +258,27 @@ mod tests {
         assert!(!gateways.have_accepted(7));
         gateways.hear_accepted(&"b".into(), 7);
         assert!(gateways.have_accepted(7));
+    }
+
+    #[test]
+    fn one_that_runs_and_has_not_spoken_is_missing_and_neither_empty_nor_closed() {
+        let now = Timestamp::from_secs(100);
+        let mut gateways = Gateways::default();
+        let both: BTreeSet<GatewayId> = ["a".into(), "b".into()].into();
+        gateways.running(both.clone());
+        assert!(!gateways.is_empty());
+        gateways.hear(now, demand("a", 1, 0, 0, Some(10)));
+        gateways.hear_load(&"a".into(), &"r1".into(), 0);
+        gateways.hear_accepted(&"a".into(), 7);
+        assert_eq!(gateways.observe(now), GatewayObservation::Missing);
+        assert_eq!((gateways.drained_load(&"r1".into()), gateways.have_accepted(7)), (None, false));
+        assert_eq!(gateways.hear(now, demand("b", 1, 0, 0, Some(20))), Heed::New);
+        gateways.running(both);
+        assert!(matches!(gateways.observe(now), GatewayObservation::Live { .. }));
+        gateways.running(["c".into()].into());
+        assert_eq!(gateways.observe(now), GatewayObservation::Missing);
+        gateways.running(BTreeSet::new());
+        assert!(matches!(gateways.observe(now), GatewayObservation::Live { .. }));
     }
 
     #[test]

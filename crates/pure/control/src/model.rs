@@ -44,6 +44,8 @@ pub(crate) struct Model {
     pub(crate) edges: Edges,
     /// When a crossed threshold is to be decided.
     pub(crate) edge_due: Option<Timestamp>,
+    /// Replicas that exist by the word of the scale target alone.
+    pub(crate) unlisted: u32,
     /// Since when the scale target could not be written, and why.
     pub(crate) unwritten: Option<(Timestamp, String)>,
     /// The time it is entered with in the queue of what is due.
@@ -63,6 +65,7 @@ impl Model {
             edges: Edges::of(&spec),
             supplied: BTreeMap::new(),
             edge_due: None,
+            unlisted: 0,
             unwritten: None,
             entered: None,
             spec,
@@ -102,6 +105,12 @@ impl Model {
         }
     }
 
+    /// Whether a replica that was told to go may still carry load of the pool: without a gateway nobody has emptied it, and where the
+    /// target chooses another one it goes on as before.
+    pub(crate) fn is_finishing(&self, replica: &Replica) -> bool {
+        self.spec.gateway == GatewayUse::Absent && replica.is_leaving && replica.has_served
+    }
+
     /// What the gateways say together.
     pub(crate) fn gateway(&self, now: Timestamp) -> GatewayObservation {
         match self.spec.gateway {
@@ -112,7 +121,7 @@ impl Model {
 
     /// Takes in the outcome of a scrape; whether a decision became due earlier.
     pub(crate) fn scraped(&mut self, now: Timestamp, at: Timestamp, id: &ReplicaId, outcome: Outcome) -> bool {
-        let Some((old, new)) = self.replicas.scraped(at, id, outcome) else { return false };
+        let Some((old, new)) = self.replicas.scraped(at, self.spec.scrape_period, id, outcome) else { return false };
         self.edges.page(&self.spec.queries, old.as_deref(), &new);
         self.look_for_edge(now)
     }

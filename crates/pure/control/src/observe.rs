@@ -16,7 +16,7 @@ pub(crate) fn observe(now: Timestamp, model: &Model) -> Observation {
     let metrics = queries.map(|(at, query)| answer(now, model, gateway, at, query)).collect();
     let pool = PoolObservation {
         spec_replicas: model.serving(),
-        status_replicas: u32::try_from(model.replicas.table.len()).unwrap_or(u32::MAX),
+        status_replicas: u32::try_from(model.replicas.table.len()).unwrap_or(u32::MAX).saturating_add(model.unlisted),
         replicas: model.replicas.observe(now, model.spec.scrape_period, model.spec.start_estimate),
         metrics,
         gateway,
@@ -111,9 +111,9 @@ fn total(model: &Model, key: &str, signal: impl Fn(&Replica) -> Option<Signal>) 
     }
 }
 
-/// One value per replica that serves; those without one are missing, not zero.
+/// One value per replica that serves, or finishes what it has; those without one are missing, not zero.
 fn per_replica(model: &Model, signal: impl Fn(&Replica) -> Option<Signal>) -> MetricAnswer {
-    let serving = model.replicas.table.iter().filter(|(_, replica)| serves(replica));
+    let serving = model.replicas.table.iter().filter(|(_, replica)| serves(replica) || model.is_finishing(replica));
     let value =
         |(id, replica): (&ReplicaId, &Replica)| Some(ReplicaValue { replica: id.clone(), signal: signal(replica)? });
     MetricAnswer::PerReplica { values: serving.filter_map(value).collect() }
@@ -161,7 +161,7 @@ mod tests {
             let (id, at) = (ReplicaId::new(format!("m-{index}")), Timestamp::from_secs(1_000 - age));
             model.replicas.started(at, id.clone(), at, String::new());
             model.replicas.ready(at, &id);
-            model.replicas.scraped(at, &id, Ok(page(*value)));
+            model.replicas.scraped(at, Duration::from_secs(1), &id, Ok(page(*value)));
         }
         let starting = ReplicaId::new("m-starting");
         model.replicas.started(Timestamp::from_secs(1_000), starting, Timestamp::from_secs(1_000), String::new());

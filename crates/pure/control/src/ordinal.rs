@@ -49,8 +49,11 @@ impl Model {
                 ReplicaState::Starting => replica.has_served,
                 ReplicaState::Failed => false,
             };
-            self.begin_drain(now, &id, effects);
-            if !has_work || self.is_unheard() {
+            if has_work && !self.is_unheard() {
+                self.begin_drain(now, &id, effects);
+            } else {
+                // nobody has sent it anything: it only waits for its turn
+                self.replicas.set_state(now, &id, ReplicaState::Draining);
                 self.replicas.drained(&id);
             }
         }

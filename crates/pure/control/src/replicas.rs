@@ -177,6 +177,7 @@ impl Replicas {
     pub(crate) fn scraped(
         &mut self,
         at: Timestamp,
+        period: Duration,
         id: &ReplicaId,
         outcome: Result<Arc<Reading>, String>,
     ) -> Option<(Option<Arc<Reading>>, Arc<Reading>)> {
@@ -189,7 +190,13 @@ impl Replicas {
                 let value = |name| reading.signals.get(&name).map(|signal| signal.value);
                 let is_idle = value(SignalName::RequestsRunning) == Some(0.0)
                     && value(SignalName::RequestsWaiting).is_none_or(|waiting| waiting == 0.0);
-                replica.idle_since = if is_idle { Some(replica.idle_since.unwrap_or(at)) } else { None };
+                // between two pages that lie too far apart it may have done anything
+                let is_unbroken = replica
+                    .reading
+                    .as_ref()
+                    .is_some_and(|(last, _)| matches!(Evidence::of_age(at, *last, period), Evidence::Live));
+                let since = replica.idle_since.filter(|_| is_unbroken).unwrap_or(at);
+                replica.idle_since = is_idle.then_some(since);
                 replica.scrape_error = None;
                 let old = replica.reading.replace((at, Arc::clone(&reading)));
                 Some((old.map(|(_, old)| old), reading))

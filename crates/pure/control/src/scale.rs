@@ -1,11 +1,11 @@
 //! From a wanted count to actions, in an order that loses no request: drain before removal, close before zero.
 
-use crate::event::{Effect, Mode, Removal, ScaleEvent};
+use crate::event::{Effect, GatewayUse, Mode, Removal, ScaleEvent};
 use crate::model::Model;
 use loadline_base::{GatewayId, ReplicaId, Timestamp};
 use loadline_hold::protocol::GatewayOrder;
 use loadline_policy::{Action, PoolDecision, ReplicaState};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How often a close that nobody answers is said again.
 const CLOSE_REPEAT: std::time::Duration = std::time::Duration::from_secs(2);
@@ -52,7 +52,10 @@ impl Model {
     /// Replicas that exist or may come to exist at any moment, those that are ending included: what devices they take.
     pub(crate) fn occupied(&self) -> u32 {
         let leaving = self.replicas.table.values().filter(|replica| replica.is_leaving).count();
-        self.scaling.ordered.saturating_add(u32::try_from(leaving).unwrap_or(u32::MAX))
+        let ordered = self.scaling.ordered.saturating_add(u32::try_from(leaving).unwrap_or(u32::MAX));
+        // while nobody says how many there shall be, those that exist take theirs
+        let there = if self.is_counted { 0 } else { u32::try_from(self.replicas.table.len()).unwrap_or(u32::MAX) };
+        ordered.max(there)
     }
 
     /// What the scale target was found to be told, whoever told it. A count that this loop did not order takes the place of what it had
@@ -380,9 +383,21 @@ impl Model {
 
     /// A gateway is gone for good: what waited for its word waits no longer.
     pub(crate) fn gateway_gone(&mut self, now: Timestamp, gateway: &GatewayId, effects: &mut Vec<Effect>) {
-        if !self.gateways.remove(gateway) {
-            return;
+        if self.gateways.remove(gateway) {
+            self.await_fewer(now, effects);
         }
+    }
+
+    /// These gateways run.
+    pub(crate) fn gateways_running(&mut self, now: Timestamp, running: BTreeSet<GatewayId>, effects: &mut Vec<Effect>) {
+        if self.spec.gateway == GatewayUse::Configured {
+            self.gateways.running(running);
+            self.await_fewer(now, effects);
+        }
+    }
+
+    /// What waited for the word of a gateway that is gone waits no longer.
+    fn await_fewer(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         for id in self.replicas.in_state(ReplicaState::Draining) {
             if self.gateways.is_empty() || self.gateways.drained_load(&id) == Some(0) {
                 self.end_drain(now, &id, effects);

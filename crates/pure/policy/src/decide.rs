@@ -3,6 +3,8 @@
 mod fallback;
 mod foreign;
 
+pub use foreign::HOLD_PERIODS;
+
 use crate::decision::{Action, Alarm, Decision, PoolDecision};
 use crate::evidence::{self, Down, GatewayEvidence, PoolEvidence};
 use crate::hpa::{
@@ -209,14 +211,32 @@ impl PoolPass<'_> {
             course.steps.push(Step::HeldByEvidence { engine, gateway, wanted, kept: from });
             course.desired = from;
             course.blocked = true;
-        } else if wanted < from && allowed.down == Down::LostAreFull {
+            return;
+        }
+        if wanted >= from {
+            return;
+        }
+        if let Some(metric) = evidence::late_total(rule, self.seen) {
+            course.steps.push(Step::HeldForLate { metric: metric.to_string(), wanted, kept: from });
+            course.desired = from;
+            course.blocked = true;
+        } else {
+            self.hold_for_unknown(rule, evidence, outcome, course);
+        }
+    }
+
+    /// Lower only as far as it holds with everything of unknown load fully loaded.
+    fn hold_for_unknown(&self, rule: &HpaRule, evidence: PoolEvidence, outcome: &Outcome, course: &mut Course) {
+        let (from, wanted) = (self.seen.spec_replicas, course.desired);
+        let unknown = evidence.not_live.max(evidence::unknown_values(rule, self.seen));
+        if evidence.allows().down == Down::LostAreFull || unknown > 0 {
             let need = count(outcome.need);
             // beside the plain sum, what the rule itself would say of full replicas: its dead band may hold more
             let full = evidence::with_full_load(rule, self.seen, self.now);
             let filled = Pass { seen: &full, silent: 0, ..self.pass(rule, evidence) }.largest_proposal();
             let kept = need.saturating_add(evidence.not_live).max(filled.map_or(0, count)).min(from);
             if kept > wanted {
-                course.steps.push(Step::HeldForLost { lost: evidence.not_live, need, wanted, kept });
+                course.steps.push(Step::HeldForLost { lost: unknown, need, wanted, kept });
                 course.desired = kept;
                 course.blocked = true;
             }
@@ -232,7 +252,7 @@ impl PoolPass<'_> {
             return;
         }
         match evidence::idle(self.seen, evidence, self.now, idle.after) {
-            Ok(Some(_)) if outside_work(rule, outcome) => {
+            Ok(Some(_)) if outside_work(rule, outcome) || evidence::late_total(rule, self.seen).is_some() => {
                 course.steps.push(Step::IdleWithheld { why: NotIdle::OutsideWork });
             }
             Ok(Some((proof, since))) if evidence.allows().zero == Some(proof) => {
@@ -285,6 +305,7 @@ impl PoolPass<'_> {
                         | Step::ScaleUnreadable { .. }
                         | Step::HeldByEvidence { .. }
                         | Step::HeldForLost { .. }
+                        | Step::HeldForLate { .. }
                         | Step::HeldForForeign { .. }
                 )
             };
@@ -321,7 +342,9 @@ impl PoolPass<'_> {
             conditions.set(ConditionKind::AbleToScale, true, Reason::SucceededRescale, text);
         }
         memory.last_count = Some(from);
-        let held = |step: &Step| matches!(step, Step::HeldByEvidence { .. } | Step::HeldForLost { .. });
+        let held = |step: &Step| {
+            matches!(step, Step::HeldByEvidence { .. } | Step::HeldForLost { .. } | Step::HeldForLate { .. })
+        };
         if let Some(step) = reason.and_then(|at| steps.get(at)).filter(|step| held(step)) {
             conditions.set(ConditionKind::ScalingLimited, true, Reason::HeldByEvidence, step.to_string());
         }

@@ -1,6 +1,6 @@
 //! How much is known about a pool, and what that allows (DESIGN section 4). Unknown is never zero.
 
-use crate::hpa::{HpaRule, MetricSource};
+use crate::hpa::{HpaRule, MetricSource, MetricSpec};
 use crate::observation::{
     Evidence, GatewayObservation, MetricAnswer, PoolObservation, ReplicaObservation, ReplicaState, ReplicaValue, Signal,
 };
@@ -163,6 +163,11 @@ fn should_speak(replica: &ReplicaObservation) -> bool {
     matches!(replica.state, ReplicaState::Ready | ReplicaState::Draining)
 }
 
+/// Whether a replica's engine says nothing at all.
+pub(crate) fn is_silent(replica: &ReplicaObservation) -> bool {
+    matches!(engine_of(replica), Evidence::Missing | Evidence::Absent)
+}
+
 /// The weaker of a replica's two counts.
 fn engine_of(replica: &ReplicaObservation) -> Evidence {
     let finite = |signal: &Signal| signal.value.is_finite();
@@ -243,15 +248,64 @@ fn all_known(seen: &PoolObservation) -> bool {
     listed >= seen.status_replicas && seen.replicas.iter().all(|replica| replica.known)
 }
 
-/// The observation in which every ready replica that is silent or late reports, freshly, exactly its target of every engine signal:
-/// the fullest load that a replica is meant to carry (law L1).
+/// Whether a metric's values come from the pool's replicas, one each.
+fn is_of_replicas(source: &MetricSource) -> bool {
+    match source {
+        MetricSource::Signal { name } => crate::signal::lookup(name).is_some_and(|entry| !entry.gateway),
+        MetricSource::Pods { .. } | MetricSource::Resource { .. } | MetricSource::ContainerResource { .. } => true,
+        MetricSource::Object { .. } | MetricSource::External { .. } | MetricSource::Unknown { .. } => false,
+    }
+}
+
+/// Ready replicas that lack a fresh value of some metric of the rule which is observed one value each: what they carry is not known,
+/// even where their engines speak (a value that is brought from elsewhere may lag behind).
+#[must_use]
+pub fn unknown_values(rule: &HpaRule, seen: &PoolObservation) -> u32 {
+    let lacking = |replica: &ReplicaObservation| {
+        rule.metrics.iter().zip(&seen.metrics).any(|(metric, answer)| match answer {
+            MetricAnswer::PerReplica { values } if is_of_replicas(&metric.source) => !values.iter().any(|value| {
+                value.replica == replica.id && value.signal.evidence == Evidence::Live && value.signal.value.is_finite()
+            }),
+            _ => false,
+        })
+    };
+    // the usual case, without looking each replica up
+    let is_whole = rule.metrics.iter().zip(&seen.metrics).all(|(metric, answer)| match answer {
+        MetricAnswer::PerReplica { values } if is_of_replicas(&metric.source) => {
+            let ready = seen.replicas.iter().filter(|replica| replica.state == ReplicaState::Ready).map(|r| &r.id);
+            let fresh =
+                |value: &&ReplicaValue| value.signal.evidence == Evidence::Live && value.signal.value.is_finite();
+            let mut known = values.iter().filter(fresh).map(|value| &value.replica);
+            ready.into_iter().all(|id| known.any(|known| known == id))
+        }
+        _ => true,
+    });
+    if is_whole {
+        return 0;
+    }
+    let ready = seen.replicas.iter().filter(|replica| replica.state == ReplicaState::Ready);
+    u32::try_from(ready.filter(|replica| lacking(replica)).count()).unwrap_or(u32::MAX)
+}
+
+/// A total that was brought from outside and is not fresh: it may raise a count, not lower it.
+#[must_use]
+pub fn late_total<'a>(rule: &'a HpaRule, seen: &PoolObservation) -> Option<&'a MetricSpec> {
+    let late = |(metric, answer): &(&MetricSpec, &MetricAnswer)| {
+        let is_outside = matches!(metric.source, MetricSource::External { .. } | MetricSource::Object { .. });
+        is_outside && matches!(answer, MetricAnswer::Total { signal, .. } if signal.evidence != Evidence::Live)
+    };
+    rule.metrics.iter().zip(&seen.metrics).find(late).map(|(metric, _)| metric)
+}
+
+/// The observation in which every ready replica without a fresh value reports, freshly, exactly its target of every metric that has one
+/// value per replica: the fullest load that a replica is meant to carry (law L1).
 #[must_use]
 pub fn with_full_load(rule: &HpaRule, seen: &PoolObservation, now: Timestamp) -> PoolObservation {
     let mut full = seen.clone();
-    let lost: Vec<ReplicaId> = seen
+    let ready: Vec<ReplicaId> = seen
         .replicas
         .iter()
-        .filter(|replica| replica.state == ReplicaState::Ready && engine_of(replica) != Evidence::Live)
+        .filter(|replica| replica.state == ReplicaState::Ready)
         .map(|replica| replica.id.clone())
         .collect();
     for replica in &mut full.replicas {
@@ -261,24 +315,22 @@ pub fn with_full_load(rule: &HpaRule, seen: &PoolObservation, now: Timestamp) ->
         }
     }
     for (metric, answer) in rule.metrics.iter().zip(&mut full.metrics) {
-        let engine = match &metric.source {
-            MetricSource::Signal { name } => crate::signal::lookup(name).is_some_and(|entry| !entry.gateway),
-            MetricSource::Pods { .. } | MetricSource::Resource { .. } | MetricSource::ContainerResource { .. } => true,
-            _ => false,
+        let (true, Some(target), MetricAnswer::PerReplica { values }) =
+            (is_of_replicas(&metric.source), metric.target.per_replica(), answer)
+        else {
+            continue;
         };
-        if let (true, Some(target), MetricAnswer::PerReplica { values }) = (engine, metric.target.per_replica(), answer)
-        {
-            let load = Signal { value: i64_to_f64(target) / 1000.0, at: now, evidence: Evidence::Live };
-            let mut all: BTreeMap<ReplicaId, Signal> =
-                values.drain(..).map(|value| (value.replica, value.signal)).collect();
-            for id in &lost {
-                let known = all.get(id).is_some_and(|signal| signal.evidence == Evidence::Live);
-                if !known {
-                    all.insert(id.clone(), load);
-                }
+        let load = Signal { value: i64_to_f64(target) / 1000.0, at: now, evidence: Evidence::Live };
+        let mut all: BTreeMap<ReplicaId, Signal> =
+            values.drain(..).map(|value| (value.replica, value.signal)).collect();
+        for id in &ready {
+            let is_known =
+                all.get(id).is_some_and(|signal| signal.evidence == Evidence::Live && signal.value.is_finite());
+            if !is_known {
+                all.insert(id.clone(), load);
             }
-            values.extend(all.into_iter().map(|(replica, signal)| ReplicaValue { replica, signal }));
         }
+        values.extend(all.into_iter().map(|(replica, signal)| ReplicaValue { replica, signal }));
     }
     full
 }

@@ -1,10 +1,10 @@
 //! The laws of DESIGN section 5 that one decision can break, as functions: property tests and production counters call the same ones.
 
 use crate::arbitrate::Budgets;
-use crate::decide::{ALARM_PERIODS, decide};
+use crate::decide::{ALARM_PERIODS, HOLD_PERIODS, decide};
 use crate::decision::{Alarm, Decision, PoolDecision};
-use crate::evidence::with_full_load;
-use crate::memory::Memory;
+use crate::evidence::{late_total, unknown_values, with_full_load};
+use crate::memory::{Memory, PoolMemory};
 use crate::observation::{
     Evidence, GatewayObservation, Observation, PoolObservation, ReplicaObservation, ReplicaState, Signal,
 };
@@ -43,9 +43,12 @@ pub const L8: Law = Law {
     id: "L8",
     statement: "a scale change carries its explanation; an autoscaler that cannot act says so within 3 periods",
 };
+/// L10.
+pub const L10: Law =
+    Law { id: "L10", statement: "someone else's write to the scale target is noticed, reported and not fought" };
 
 /// Every law checked here.
-pub const ALL: [Law; 5] = [L1, L2, L3, L4, L8];
+pub const ALL: [Law; 6] = [L1, L2, L3, L4, L8, L10];
 
 /// A broken law.
 #[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
@@ -116,17 +119,24 @@ pub fn l1(made: Made<'_>) -> Result<(), Violation> {
         }
         let expected = seen.replicas.iter().filter(speaks).count();
         let heard = seen.replicas.iter().filter(speaks).filter(|replica| live(replica)).count();
-        if heard == expected {
+        let Rule::Hpa(rule) = &policy.rule;
+        if let Some(metric) = late_total(rule, seen) {
+            return Err(broken(
+                L1,
+                id,
+                format!("{} -> {} with a late value of {metric}", decided.from, decided.desired),
+            ));
+        }
+        if heard == expected && unknown_values(rule, seen) == 0 {
             continue;
         }
-        if heard == 0 && decided.desired > 0 {
+        if heard == 0 && expected > 0 && decided.desired > 0 {
             return Err(broken(L1, id, format!("{} -> {} with every engine silent", decided.from, decided.desired)));
         }
-        if heard == 0 && gateway == Evidence::Live {
-            continue; // zero by proof of the gateways: law L2
+        if decided.desired == 0 {
+            continue; // zero by proof: law L2
         }
         let kept = decided.desired;
-        let Rule::Hpa(rule) = &policy.rule;
         let mut full = made.seen.clone();
         full.pools.insert(id.clone(), with_full_load(rule, seen, made.seen.now));
         let (other, _) = decide(made.policy, &full, made.before.clone());
@@ -241,8 +251,51 @@ pub fn l8(made: Made<'_>) -> Result<(), Violation> {
     Ok(())
 }
 
+/// L10: a count that is neither the last one seen nor one that was asked for has an alarm; a raise is not taken back at once, and a cut
+/// that undid this loop's own raise is not undone again at once. Bounds are kept once, and demand at zero is always answered.
+///
+/// # Errors
+/// The first violation.
+pub fn l10(made: Made<'_>) -> Result<(), Violation> {
+    if made.policy.gate == Gate::Off {
+        return Ok(());
+    }
+    for (id, policy, seen, decided) in made.parts() {
+        let before = made.before.pools.get(id);
+        let is_ours = |memory: &PoolMemory| match memory.pending {
+            Some(pending) => {
+                (pending.from.min(pending.to)..=pending.from.max(pending.to)).contains(&seen.spec_replicas)
+            }
+            None => memory.last_count.is_none_or(|count| count == seen.spec_replicas),
+        };
+        let is_said = decided.alarms.iter().any(|alarm| matches!(alarm, Alarm::ForeignWrite { .. }));
+        if before.is_some_and(|memory| !is_ours(memory)) && !is_said {
+            return Err(broken(
+                L10,
+                id,
+                format!("{} is somebody else's count and nobody was told", seen.spec_replicas),
+            ));
+        }
+        let Some(foreign) = made.after.pools.get(id).and_then(|memory| memory.foreign) else { continue };
+        let is_held = made.seen.now.since(foreign.at) < policy.scrape_period.saturating_mul(HOLD_PERIODS);
+        let bounds = policy.min_replicas..=policy.max_replicas.max(policy.min_replicas);
+        if !is_held || (foreign.undone == 0 && !bounds.contains(&decided.from)) {
+            continue;
+        }
+        let is_raise = foreign.found > foreign.expected;
+        let fights_raise = is_raise && decided.desired < decided.from;
+        let fights_cut = !is_raise && foreign.undone > 0 && decided.from > 0 && decided.desired > decided.from;
+        if fights_raise || fights_cut {
+            let found =
+                format!("{} -> {} right after someone else wrote {}", decided.from, decided.desired, foreign.found);
+            return Err(broken(L10, id, found));
+        }
+    }
+    Ok(())
+}
+
 /// Every law that is broken. Costs about as much as deciding again.
 #[must_use]
 pub fn check_all(made: Made<'_>) -> Vec<Violation> {
-    [l1(made), l2(made), l3(made), l4(made), l8(made)].into_iter().filter_map(Result::err).collect()
+    [l1(made), l2(made), l3(made), l4(made), l8(made), l10(made)].into_iter().filter_map(Result::err).collect()
 }

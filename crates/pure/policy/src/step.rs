@@ -133,6 +133,11 @@ pub enum Step {
         wanted: u32,
         kept: u32,
     },
+    HeldForLate {
+        metric: String,
+        wanted: u32,
+        kept: u32,
+    },
     Budget {
         wanted: u32,
         granted: u32,
@@ -223,6 +228,7 @@ impl Step {
             Self::IdleProven { .. } => "proven idleness".to_owned(),
             Self::HeldByEvidence { .. } => "missing evidence".to_owned(),
             Self::HeldForLost { .. } => "replicas whose load is unknown".to_owned(),
+            Self::HeldForLate { metric, .. } => format!("{metric}, which is late"),
             Self::Budget { .. } => "the GPU budget".to_owned(),
             Self::HeldForForeign { .. } => "someone else's write of the replica count".to_owned(),
             Self::Fallback { .. } => "`fallback`".to_owned(),
@@ -273,6 +279,9 @@ impl Step {
                 counted(i32::try_from(*lost).unwrap_or(i32::MAX), "replica"),
                 if *lost == 1 { "counts" } else { "count" }
             ),
+            Self::HeldForLate { metric, wanted, kept } => {
+                write!(f, "{kept} kept rather than {wanted}: the last value of {metric} is late, and may be higher now")
+            }
             Self::Budget { wanted, granted, gpus_per_replica, budget, demanded } => write!(
                 f,
                 "{granted} rather than {wanted}: all models together ask for {demanded} GPUs and `gpuBudget` is {budget} (a replica here takes {gpus_per_replica})"

@@ -144,7 +144,7 @@ fn failure_23_a_new_life_of_a_pod_starts_from_nothing() {
     world.run(30);
     let id = ReplicaId::from("ns/m-1");
     let before = world.now;
-    world.pods.get_mut(&id).expect("a pod").running = Some(9_000_000.0);
+    world.pods.get_mut(&id).expect("a pod").is_silent = true;
     world.end(&id);
     world.run(3);
     assert!(world.pods[&id].created > before, "the same name, another pod");

@@ -51,6 +51,10 @@ pub(crate) struct World {
     pub is_scraping: bool,
     /// Requests a draining replica has at the gateway.
     pub busy: BTreeMap<ReplicaId, u32>,
+    /// Replicas that the gateways give nothing new.
+    closed: BTreeSet<ReplicaId>,
+    /// Pages that were read before, by their number of requests.
+    pages: BTreeMap<u64, Arc<loadline_signals::dialect::Reading>>,
     pub acts: Vec<(u32, u32, Vec<ReplicaId>)>,
     pub orders: Vec<GatewayOrder>,
     pub scaled: Vec<ScaleEvent>,
@@ -116,6 +120,8 @@ impl World {
             idle_since: None,
             is_scraping: true,
             busy: BTreeMap::new(),
+            closed: BTreeSet::new(),
+            pages: BTreeMap::new(),
             acts: Vec::new(),
             orders: Vec::new(),
             scaled: Vec::new(),
@@ -179,6 +185,15 @@ impl World {
                     }
                     Effect::Act(other) => panic!("no order for a scale target: {other:?}"),
                     Effect::Gateway(order) => {
+                        match &order {
+                            GatewayOrder::Drain { replica, .. } | GatewayOrder::ReplicaDown { replica, .. } => {
+                                self.closed.insert(replica.clone());
+                            }
+                            GatewayOrder::ReplicaUp { replica, .. } => {
+                                self.closed.remove(replica);
+                            }
+                            _ => {}
+                        }
                         self.gateway(&order, &mut queue);
                         self.orders.push(order);
                     }
@@ -330,14 +345,17 @@ impl World {
 
     pub(crate) fn scrape(&mut self) {
         let ids: Vec<ReplicaId> = self.control.scrape_targets().map(|(_, id, _)| id.clone()).collect();
-        let ready = self.pods.values().filter(|pod| pod.is_ready).count();
+        let ready = self.pods.iter().filter(|(id, pod)| pod.is_ready && !self.closed.contains(*id)).count();
         let share = if ready == 0 { 0.0 } else { self.load / ready as f64 };
         for id in ids {
             let Some(pod) = self.pods.get(&id) else { continue };
             let outcome = if pod.is_silent {
                 Err("connection refused".to_owned())
             } else {
-                Ok(page(pod.running.unwrap_or(share)))
+                let takes = pod.is_ready && !self.closed.contains(&id);
+                let own = if takes { share } else { f64::from(self.busy.get(&id).copied().unwrap_or(0)) };
+                let running = pod.running.unwrap_or(own);
+                Ok(Arc::clone(self.pages.entry(running.to_bits()).or_insert_with(|| page(running))))
             };
             self.feed(Event::Scraped { replica: id, at: self.now, outcome });
         }

@@ -5,7 +5,8 @@
 
 use loadline_base::{GatewayId, ModelId, PoolId, ReplicaId, Timestamp};
 use loadline_control::{
-    Control, ControlSettings, Effect, Event, GatewayUse, MetricQuery, Mode, ModelSpec, Removal, ReplicaEvent, ScaleEvent,
+    Control, ControlSettings, Effect, Event, GatewayUse, MetricQuery, Mode, ModelSpec, Removal, ReplicaEvent,
+    ScaleEvent,
 };
 use loadline_hold::protocol::{Demand, GatewayOrder, GatewayReport};
 use loadline_policy::hpa::{HpaRule, MetricSource, MetricSpec, MetricTarget};

@@ -15,7 +15,7 @@ use crate::step::Step;
 use std::time::Duration;
 
 /// The hold time in scrape periods, at least.
-pub(super) const HOLD_PERIODS: u32 = 3;
+pub const HOLD_PERIODS: u32 = 3;
 
 /// The longest hold time that repeated writes lead to.
 pub(super) const MAX_HOLD: Duration = Duration::from_secs(3_600);

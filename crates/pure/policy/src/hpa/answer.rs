@@ -114,19 +114,31 @@ pub fn external_total(values: &[i64]) -> Result<i64, String> {
 }
 
 /// Named samples laid beside the pods they belong to.
-pub(super) struct Joined {
+pub(super) struct Joined<T = PodSample> {
     /// One per pod, in the order of the pods.
-    pub(super) samples: Vec<Option<PodSample>>,
+    pub(super) samples: Vec<Option<T>>,
     /// Values whose pod is not among those selected: the peer still averages over them.
-    pub(super) strangers: Vec<i64>,
+    strangers: Vec<T>,
+}
+
+impl Joined {
+    /// Values whose pod is not among those selected, milli-units.
+    pub(super) fn strangers(&self) -> Vec<i64> {
+        self.strangers.iter().map(|sample| sample.value_milli).collect()
+    }
 }
 
 /// Lays samples beside pods. Lists in the same order, the usual case, are joined in one pass; others through a sorted index.
 /// Of two samples of one name the later one holds, as in a map.
-pub(super) fn join<'a, N, S>(pods: impl ExactSizeIterator<Item = &'a str>, len: usize, name: N, sample: S) -> Joined
+pub(super) fn join<'a, T, N, S>(
+    pods: impl ExactSizeIterator<Item = &'a str>,
+    len: usize,
+    name: N,
+    sample: S,
+) -> Joined<T>
 where
     N: Fn(usize) -> &'a str,
-    S: Fn(usize) -> Option<PodSample>,
+    S: Fn(usize) -> Option<T>,
 {
     let mut samples = Vec::with_capacity(pods.len());
     let mut used = vec![false; len];
@@ -150,7 +162,7 @@ where
         for (place, &at) in sorted.iter().enumerate() {
             let shadowed = sorted.get(place + 1).is_some_and(|&next| name(next) == name(at));
             if !shadowed && !used.get(at).copied().unwrap_or(true) {
-                strangers.extend(sample(at).map(|sample| sample.value_milli));
+                strangers.extend(sample(at));
             }
         }
     }

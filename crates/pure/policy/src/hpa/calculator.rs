@@ -87,10 +87,11 @@ pub struct Proposal {
     pub assumed: Assumed,
 }
 
-/// How replicas without a value enter the computation.
+/// How replicas that say nothing at all enter the computation. One that speaks and only lacks this value enters as with the peer: at
+/// target on the way down, at zero on the way up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lost {
-    /// As the peer does: at target on the way down, at zero on the way up.
+    /// As the peer does.
     Peer,
     /// As replicas without spare capacity: left out, and added to the result (DESIGN section 4, law L1).
     NoSpare,
@@ -141,10 +142,10 @@ pub fn utilization_ratio(pairs: impl Iterator<Item = (i64, i64)>, percent: i32) 
     Ok(Ratio { ratio, shown: Shown::Utilization { percent: now, average_milli: saturate_i64(usage / count.max(1)) } })
 }
 
-/// The average of values over a target; both in milli-units.
+/// The average of values over a target; all in milli-units. `leaving` is load that those with a value have to take over.
 #[must_use]
-pub fn usage_ratio(values: impl Iterator<Item = i64>, target_milli: i64) -> Ratio {
-    let (mut sum, mut count) = (0_i128, 0_i128);
+pub fn usage_ratio(values: impl Iterator<Item = i64>, leaving: i64, target_milli: i64) -> Ratio {
+    let (mut sum, mut count) = (i128::from(leaving), 0_i128);
     for value in values {
         sum += i128::from(value);
         count += 1;
@@ -161,14 +162,14 @@ pub struct PerPod<'a> {
     pub values: &'a [Option<i64>],
     /// Values of pods that are not selected any more; the peer averages over them too.
     pub strangers: &'a [i64],
+    /// What those on their way out still carry, milli-units: load of the pool until they are gone, and no capacity. Only for averages.
+    pub leaving: i64,
     /// What is aimed at.
     pub target: PerPodTarget<'a>,
     /// `spec.replicas`.
     pub current: i32,
     /// The dead band.
     pub tolerance: Tolerance,
-    /// How pods without a value count.
-    pub lost: Lost,
 }
 
 impl PerPod<'_> {
@@ -182,8 +183,7 @@ impl PerPod<'_> {
         if ready + self.strangers.len() == 0 {
             return Err("did not receive metrics for targeted pods (pods might be unready)".to_owned());
         }
-        let lost = if self.lost == Lost::NoSpare { missing } else { 0 };
-        let lost = i32::try_from(lost).unwrap_or(i32::MAX);
+        let lost = i32::try_from(count_of(Group::Lost)).unwrap_or(i32::MAX);
         // replicas that can be judged; with the peer's rule these are all
         let current = self.current.saturating_sub(lost);
         let done = |replicas: i32, shown: Shown, assumed: Assumed| Proposal {
@@ -194,7 +194,7 @@ impl PerPod<'_> {
         };
         let first = self.ratio(None, None)?;
         let up_with_unready = unready > 0 && first.ratio > 1.0;
-        let fill_missing = missing > 0 && self.lost == Lost::Peer;
+        let fill_missing = missing > 0;
         if !up_with_unready && !fill_missing {
             let replicas =
                 if self.tolerance.holds(first.ratio) { current } else { ceil_i32(first.ratio * usize_to_f64(ready)) };
@@ -226,12 +226,12 @@ impl PerPod<'_> {
             Group::Ready => self.values.get(at).copied().flatten(),
             Group::Missing => fill_missing.map(|fill| if fill { full } else { 0 }),
             Group::Unready => unready,
-            Group::Ignored => None,
+            Group::Ignored | Group::Lost => None,
         };
         match self.target {
             PerPodTarget::Average { milli } => {
                 let known = self.groups.iter().enumerate().filter_map(|(at, &group)| value(at, group, milli));
-                Ok(usage_ratio(known.chain(self.strangers.iter().copied()), milli))
+                Ok(usage_ratio(known.chain(self.strangers.iter().copied()), self.leaving, milli))
             }
             PerPodTarget::Utilization { percent, requests } => {
                 let pairs = self.groups.iter().zip(requests).enumerate().filter_map(|(at, (&group, &request))| {

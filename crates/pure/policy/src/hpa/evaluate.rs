@@ -2,7 +2,9 @@
 
 use super::HpaObservation;
 use super::answer::{self, Answer, Joined};
-use super::calculator::{Lost, PerPod, PerPodTarget, Proposal, Shown, Tolerance, propose_average, propose_value};
+use super::calculator::{
+    Assumed, Lost, PerPod, PerPodTarget, Proposal, Shown, Tolerance, propose_average, propose_value,
+};
 use super::pod::{Group, Phase, PodSample, Ready, group, request};
 use super::spec::{HpaRule, MetricSource, MetricSpec, TargetKind};
 use crate::evidence;
@@ -169,13 +171,14 @@ impl Evaluator<'_> {
             |at| list.get(at).and_then(|usage| answer::usage(usage, container)),
         );
         let (groups, values) = self.grouped(hpa, &joined, name == "cpu")?;
+        let strangers = joined.strangers();
         let requests: Vec<i64>;
         // the field that is set decides, an average before a percentage
         let target = match (metric.target.average_value_milli, metric.target.average_utilization) {
             (Some(milli), _) => PerPodTarget::Average { milli },
             (None, Some(percent)) => {
                 // nothing to judge is reported before a missing request
-                if !groups.contains(&Group::Ready) && joined.strangers.is_empty() {
+                if !groups.contains(&Group::Ready) && strangers.is_empty() {
                     return Err("did not receive metrics for targeted pods (pods might be unready)".to_owned());
                 }
                 let gates = self.rule.controller.gates;
@@ -194,7 +197,7 @@ impl Evaluator<'_> {
                 );
             }
         };
-        self.per_pod(&groups, &values, &joined.strangers, target, self.current)
+        self.per_pod(&groups, &values, &strangers, target).propose()
     }
 
     fn pods(&self, index: usize, target: i64) -> Result<Proposal, String> {
@@ -209,7 +212,7 @@ impl Evaluator<'_> {
                 );
                 let (groups, values) = self.grouped(hpa, &joined, false)?;
                 let target = PerPodTarget::Average { milli: target };
-                self.per_pod(&groups, &values, &joined.strangers, target, self.current)
+                self.per_pod(&groups, &values, &joined.strangers(), target).propose()
             }
             Some((_, Answer::Pods { .. })) => Err(fail(&answer::empty_text("custom"))),
             Some((_, Answer::Failed { error })) => Err(fail(error)),
@@ -269,15 +272,15 @@ impl Evaluator<'_> {
         Ok((groups, joined.samples.iter().map(|sample| sample.map(|sample| sample.value_milli)).collect()))
     }
 
-    fn per_pod(
+    fn per_pod<'b>(
         &self,
-        groups: &[Group],
-        values: &[Option<i64>],
-        strangers: &[i64],
-        target: PerPodTarget<'_>,
-        current: i32,
-    ) -> Result<Proposal, String> {
-        PerPod { groups, values, strangers, target, current, tolerance: self.tolerance(), lost: self.lost }.propose()
+        groups: &'b [Group],
+        values: &'b [Option<i64>],
+        strangers: &'b [i64],
+        target: PerPodTarget<'b>,
+    ) -> PerPod<'b> {
+        let (current, tolerance) = (self.current, self.tolerance());
+        PerPod { groups, values, strangers, leaving: 0, target, current, tolerance }
     }
 
     fn signal(&self, index: usize, name: &str, metric: &MetricSpec) -> Result<Proposal, MetricFailure> {
@@ -313,8 +316,8 @@ impl Evaluator<'_> {
         Ok(Proposal { replicas: need.max(beside), lost, shown, ..proposal })
     }
 
-    /// Values of an engine signal beside the replicas.
-    fn replica_values(&self, index: usize) -> Result<(Vec<Group>, Vec<Option<i64>>), String> {
+    /// Values of a metric beside the replicas.
+    fn replica_values(&self, index: usize) -> Result<ReplicaValues, String> {
         if self.seen.replicas.is_empty() {
             return Err("there is no replica yet".to_owned());
         }
@@ -330,49 +333,88 @@ impl Evaluator<'_> {
             self.seen.replicas.iter().map(|replica| replica.id.as_str()),
             values.len(),
             |at| values.get(at).map_or("", |value| value.replica.as_str()),
-            |at| {
-                let signal = values.get(at)?.signal;
-                let sample =
-                    PodSample { value_milli: milli(signal.value), at: signal.at, window: std::time::Duration::ZERO };
-                usable(signal).then_some(sample)
-            },
+            |at| values.get(at).map(|value| value.signal).filter(|signal| usable(*signal)).map(|signal| signal.value),
         );
-        let stand = |(replica, sample): (&crate::ReplicaObservation, &Option<PodSample>)| match replica.state {
+        let (mut leaving, mut finishing) = (0.0, 0.0);
+        let mut groups = Vec::with_capacity(joined.samples.len());
+        for (replica, value) in self.seen.replicas.iter().zip(&joined.samples) {
+            match (replica.state, self.lost, value) {
+                (ReplicaState::Draining, Lost::NoSpare, Some(value)) => leaving += value,
+                (ReplicaState::Failed, Lost::NoSpare, Some(value)) => finishing += value,
+                _ => {}
+            }
+            groups.push(self.group(replica, value.is_some()));
+        }
+        Ok(ReplicaValues { groups, values: joined.samples, leaving, finishing })
+    }
+
+    fn group(&self, replica: &crate::ReplicaObservation, has_value: bool) -> Group {
+        match replica.state {
             ReplicaState::Draining | ReplicaState::Failed => Group::Ignored,
             ReplicaState::Starting => Group::Unready,
-            ReplicaState::Ready if sample.is_some() => Group::Ready,
+            ReplicaState::Ready if has_value => Group::Ready,
             ReplicaState::Ready if evidence::is_new(replica, self.now, self.grace) => Group::Unready,
+            ReplicaState::Ready if self.lost == Lost::NoSpare && evidence::is_silent(replica) => Group::Lost,
             ReplicaState::Ready => Group::Missing,
-        };
-        let groups = self.seen.replicas.iter().zip(&joined.samples).map(stand).collect();
-        Ok((groups, joined.samples.iter().map(|sample| sample.map(|sample| sample.value_milli)).collect()))
+        }
     }
 
     fn per_replica(&self, index: usize, target: i64) -> Result<Proposal, String> {
-        let (groups, values) = self.replica_values(index)?;
-        self.per_pod(&groups, &values, &[], PerPodTarget::Average { milli: target }, self.current)
+        let ReplicaValues { groups, values, leaving, finishing } = self.replica_values(index)?;
+        let values: Vec<Option<i64>> = values.into_iter().map(|value| value.map(milli)).collect();
+        let target = PerPodTarget::Average { milli: target };
+        let propose =
+            |leaving: f64| PerPod { leaving: milli(leaving), ..self.per_pod(&groups, &values, &[], target) }.propose();
+        let proposal = propose(leaving)?;
+        if finishing > 0.0 && proposal.replicas < self.current {
+            let with = propose(leaving + finishing)?.replicas.min(self.current);
+            return Ok(Proposal { replicas: proposal.replicas.max(with), ..proposal });
+        }
+        Ok(proposal)
     }
 
     fn engine_total(&self, index: usize, entry: &SignalEntry, target: i64) -> Result<Proposal, String> {
-        let (total, missing) = if let Some(MetricAnswer::Total { .. }) = self.seen.metrics.get(index) {
-            (self.total(index)?, self.silent)
+        let (total, finishing, lost, missing) = if let Some(MetricAnswer::Total { .. }) = self.seen.metrics.get(index) {
+            (self.total(index)?, 0, self.silent, 0)
         } else {
-            let (groups, values) = self.replica_values(index)?;
-            let missing = groups.iter().filter(|&&group| group == Group::Missing).count();
+            let ReplicaValues { groups, values, leaving, finishing } = self.replica_values(index)?;
+            let count_of = |group: Group| groups.iter().filter(|&&g| g == group).count();
             let ready = groups.iter().zip(&values).filter(|(group, _)| **group == Group::Ready);
-            let known: Vec<i64> = ready.filter_map(|(_, value)| *value).collect();
-            if known.is_empty() {
+            if ready.clone().count() == 0 {
                 return Err(format!("no ready replica reports `{}`", entry.name));
             }
-            let total = known.iter().fold(0_i64, |sum, value| sum.saturating_add(*value));
-            (total, i32::try_from(missing).unwrap_or(i32::MAX))
+            // added up before it is rounded: a share of each replica rounded up is not the total rounded up
+            let total = ready.filter_map(|(_, value)| *value).sum::<f64>() + leaving;
+            let signed = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+            (milli(total), milli(finishing), signed(count_of(Group::Lost)), signed(count_of(Group::Missing)))
         };
-        let lost = if self.lost == Lost::NoSpare { missing } else { 0 };
+        let lost = if self.lost == Lost::NoSpare { lost } else { 0 };
         let judged = self.current.saturating_sub(lost).max(0);
-        let proposal = propose_average(total, target, judged, self.tolerance());
+        let propose = |total: i64| propose_average(total, target, judged, self.tolerance());
+        let mut proposal = propose(total);
+        let mut assumed = Assumed::default();
+        let is_down = proposal.replicas < judged;
+        if missing > 0 && self.lost == Lost::NoSpare {
+            assumed = Assumed { silent: missing, silent_full: is_down, unready: 0 };
+        }
+        if is_down && (missing > 0 || finishing > 0) {
+            let full = if self.lost == Lost::NoSpare { target.saturating_mul(i64::from(missing)) } else { 0 };
+            let filled = propose(total.saturating_add(finishing).saturating_add(full)).replicas;
+            proposal.replicas = filled.min(judged).max(proposal.replicas);
+        }
         let shown = if judged == 0 { Shown::Value { milli: total } } else { proposal.shown };
-        Ok(Proposal { replicas: proposal.replicas.saturating_add(lost), lost, shown, ..proposal })
+        Ok(Proposal { replicas: proposal.replicas.saturating_add(lost), lost, shown, assumed })
     }
+}
+
+/// Values of one metric beside the replicas.
+struct ReplicaValues {
+    groups: Vec<Group>,
+    values: Vec<Option<f64>>,
+    /// What draining replicas still carry: load of the pool until they are gone.
+    leaving: f64,
+    /// What replicas that are ended may still carry. It may be with others already, so it holds a count and does not raise it.
+    finishing: f64,
 }
 
 /// Values that may be computed with; whether they may also lower a count is the evidence gate's question. What is not a finite

@@ -85,6 +85,8 @@ pub enum Group {
     Unready,
     /// Has no value: filled conservatively.
     Missing,
+    /// Says nothing at all although it should: no spare capacity, counted beside the rest (DESIGN section 4, law L1).
+    Lost,
     /// Going or gone.
     Ignored,
 }

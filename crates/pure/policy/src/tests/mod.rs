@@ -3,7 +3,11 @@
 mod budgets;
 mod build;
 mod evidence;
+mod fallback;
+mod foreign;
 mod history;
 mod laws;
 mod properties;
 mod scenarios;
+mod supplied;
+mod target;

@@ -63,13 +63,21 @@ fn starting_replicas_count_toward_capacity() {
 fn ratios_are_averaged_over_ready_replicas() {
     let rule = HpaRule { metrics: vec![signal_metric("kv_cache_utilization", 500)], ..HpaRule::default() };
     let policy = policy_of(rule, 1, 10);
-    for (values, expect) in [
-        (vec![(0, 0.9, Live), (1, 0.9, Live)], 4),
-        (vec![(0, 0.52, Live), (1, 0.52, Live)], 2),
-        (vec![(0, 0.9, Live), (1, 0.0, Missing)], 3),
-        (vec![(0, 0.52, Live)], 2),
+    for (values, second, expect) in [
+        (vec![(0, 0.9, Live), (1, 0.9, Live)], Live, 4),
+        (vec![(0, 0.52, Live), (1, 0.52, Live)], Live, 2),
+        // silent altogether: no spare capacity in it
+        (vec![(0, 0.9, Live), (1, 0.0, Missing)], Missing, 3),
+        // it speaks and only lacks this value: nothing is known that would ask for a third
+        (vec![(0, 0.9, Live), (1, 0.0, Missing)], Live, 2),
+        (vec![(0, 1.2, Live), (1, 0.0, Missing)], Live, 3),
+        (vec![(0, 0.52, Live)], Live, 2),
+        (vec![(0, 0.1, Live)], Live, 2),
     ] {
-        let mut seen = observed((0..2).map(|i| replica(i, ReplicaState::Ready, Live, 1.0)).collect(), gateway(0, 2));
+        let engines = [Live, second];
+        let replicas = engines.iter().enumerate();
+        let mut seen =
+            observed(replicas.map(|(i, &e)| replica(i, ReplicaState::Ready, e, 1.0)).collect(), gateway(0, 2));
         seen.pools.get_mut(&pool()).expect("pool").metrics = vec![per_replica(&values)];
         let decided = decide_pool(&policy, &seen);
         assert_eq!(decided.desired, expect, "{values:?}: {:#?}", decided.steps);
