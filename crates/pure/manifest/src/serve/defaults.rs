@@ -17,7 +17,7 @@ macro_rules! table {
 
 table! {
     /// Namespaces.
-    NAMESPACES = "namespaces", Setting::Unset("all namespaces"), "namespaces that are watched and served", "an operator's choice";
+    NAMESPACE = "namespace", Setting::Unset("all namespaces"), "the one namespace whose autoscalers, HPAs and pods are watched and served", "an operator's choice";
     /// GPUs over all autoscalers.
     GPU_BUDGET = "gpuBudget", Setting::Unset("no limit over all autoscalers"), "GPUs that the replicas of all autoscalers together may take (`spec.gpusPerReplica`)", "an operator's choice";
     /// Scrape period.

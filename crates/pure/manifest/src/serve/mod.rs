@@ -13,8 +13,8 @@ use std::time::Duration;
 /// Everything that `loadline serve` is told; all defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServeConfig {
-    /// Namespaces that are watched; empty for all.
-    pub namespaces: Vec<String>,
+    /// The one namespace that is watched; `None` for all.
+    pub namespace: Option<String>,
     /// GPUs over all autoscalers; `None` for no limit.
     pub gpu_budget: Option<u32>,
     /// How pages are read.

@@ -14,9 +14,19 @@ macro_rules! raw {
 }
 
 raw!(RawServe {
-    namespaces: Vec<String>, gpu_budget: u32, scrape: RawScrape, discovery: RawDiscovery, lease: RawLease,
-    metrics_api: RawMetricsApi, admin: RawListen, link: RawListen, tls: RawTls, limits: RawLimits,
-    status: RawPeriod, checkpoint: RawPeriod, kubernetes: RawKubernetes,
+    namespace: String,
+    gpu_budget: u32,
+    scrape: RawScrape,
+    discovery: RawDiscovery,
+    lease: RawLease,
+    metrics_api: RawMetricsApi,
+    admin: RawListen,
+    link: RawListen,
+    tls: RawTls,
+    limits: RawLimits,
+    status: RawPeriod,
+    checkpoint: RawPeriod,
+    kubernetes: RawKubernetes,
 });
 raw!(RawScrape {
     period: Span,

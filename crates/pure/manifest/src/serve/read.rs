@@ -43,14 +43,11 @@ impl Reader<'_> {
     fn config(&mut self, raw: RawServe) -> ServeConfig {
         let discovery = raw.discovery.unwrap_or_default();
         let lease = self.lease(raw.lease.unwrap_or_default());
-        let namespaces = raw.namespaces.unwrap_or_default();
-        for (index, name) in namespaces.iter().enumerate() {
-            if let Some(fault) = names::label_fault(name) {
-                self.wrong(&format!("namespaces[{index}]"), format!("`{name}` is no namespace: {fault}"));
-            }
+        if let Some((name, fault)) = raw.namespace.as_ref().and_then(|name| Some((name, names::label_fault(name)?))) {
+            self.wrong(defaults::NAMESPACE.field, format!("`{name}` is no namespace: {fault}"));
         }
         ServeConfig {
-            namespaces,
+            namespace: raw.namespace,
             gpu_budget: raw.gpu_budget,
             scrape: self.scrape(raw.scrape.unwrap_or_default()),
             discovery: DiscoveryConfig {

@@ -46,7 +46,8 @@ fn mistakes_are_named_with_their_mend() {
         Case { text: "scrap: {}\n", expect: "serve.yaml:1:1: `scrap`: unknown field `scrap`; did you mean `scrape`?" },
         Case { text: "scrape:\n  period: 0\n", expect: "serve.yaml:2:3: `scrape.period`: must be longer than zero" },
         Case { text: "scrape: {period: 5}\n", expect: "`5` has no unit; write for example `5s`" },
-        Case { text: "namespaces: [Team]\n", expect: "`namespaces[0]`: `Team` is no namespace" },
+        Case { text: "namespace: Team\n", expect: "serve.yaml:1:1: `namespace`: `Team` is no namespace" },
+        Case { text: "namespaces: [team]\n", expect: "unknown field `namespaces`; did you mean `namespace`?" },
         Case {
             text: "lease: {duration: 10s}\n",
             expect: "`lease.duration`: is 10s, not longer than `lease.renewDeadline` 10s",
