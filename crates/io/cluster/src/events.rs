@@ -36,6 +36,8 @@ pub mod reason {
     pub const INVALID_SELECTOR: &str = "InvalidSelector";
     /// Status cannot be written.
     pub const FAILED_UPDATE_STATUS: &str = "FailedUpdateStatus";
+    /// A pod could not be marked as the one to remove.
+    pub const FAILED_DELETION_COST: &str = "FailedDeletionCost";
     /// Somebody else wrote the count (law L10).
     pub const FOREIGN_WRITE: &str = "ForeignWrite";
     /// Somebody else scales the same target.

@@ -2,7 +2,7 @@
 
 use crate::error::ClusterError;
 use crate::rest::{Rest, by};
-use crate::settings::{COMPONENT, ClusterSettings, LEASE_NAME, WRITER_ADDRESS};
+use crate::settings::{COMPONENT, ClusterSettings, WRITER_ADDRESS};
 use crate::time::{parse_rfc3339, rfc3339_micro};
 use crate::watch::feed::{self, Change, Scope};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -46,7 +46,8 @@ impl LeaseClient {
     /// # Errors
     /// Those of the request.
     pub async fn read(&self) -> Result<Option<LeaseSeen>, ClusterError> {
-        let found: Option<RawLease> = self.rest.find("read Lease `loadline`", &self.path()).await?;
+        let found: Option<RawLease> =
+            self.rest.find(&format!("read Lease `{}`", self.settings.lease_name), &self.path()).await?;
         Ok(found.map(|raw| raw.seen()))
     }
 
@@ -61,8 +62,8 @@ impl LeaseClient {
         writer_address: Option<&str>,
         deadline: Instant,
     ) -> Result<LeaseSeen, ClusterError> {
-        let raw = RawLease::of(&self.namespace, record, writer_address);
-        let what = "write Lease `loadline`";
+        let raw = RawLease::of(&self.namespace, &self.settings.lease_name, record, writer_address);
+        let what = &format!("write Lease `{}`", self.settings.lease_name);
         let written: RawLease = if record.resource_version.is_some() {
             by(what, deadline, self.rest.put(what, &format!("{}?fieldManager={COMPONENT}", self.path()), &raw)).await?
         } else {
@@ -78,7 +79,7 @@ impl LeaseClient {
         let (tx, rx) = watch::channel(None);
         let resource =
             ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("coordination.k8s.io", "v1", "Lease"), "leases");
-        let scope = Scope::one(&self.namespace, LEASE_NAME);
+        let scope = Scope::one(&self.namespace, &self.settings.lease_name);
         let (client, clock, cancel) = (self.rest.client().clone(), self.clock.clone(), cancel.clone());
         let page_size = self.settings.page_size;
         tasks.spawn(async move {
@@ -104,7 +105,7 @@ impl LeaseClient {
     }
 
     fn path(&self) -> String {
-        format!("{}/{LEASE_NAME}", self.folder())
+        format!("{}/{}", self.folder(), self.settings.lease_name)
     }
 }
 
@@ -151,13 +152,13 @@ struct RawSpec {
 }
 
 impl RawLease {
-    fn of(namespace: &str, record: &LeaseRecord, writer_address: Option<&str>) -> Self {
+    fn of(namespace: &str, name: &str, record: &LeaseRecord, writer_address: Option<&str>) -> Self {
         let annotation = writer_address.map(|address| (WRITER_ADDRESS.to_owned(), address.to_owned()));
         Self {
             api_version: "coordination.k8s.io/v1".to_owned(),
             kind: "Lease".to_owned(),
             metadata: RawMeta {
-                name: LEASE_NAME.to_owned(),
+                name: name.to_owned(),
                 namespace: namespace.to_owned(),
                 resource_version: record.resource_version.clone(),
                 annotations: annotation.into_iter().collect(),
@@ -205,7 +206,8 @@ mod tests {
             transitions: 3,
             resource_version: Some("42".to_owned()),
         };
-        let text = serde_json::to_string(&RawLease::of("ops", &record, Some("10.0.0.1:9444"))).expect("json");
+        let text =
+            serde_json::to_string(&RawLease::of("ops", "loadline", &record, Some("10.0.0.1:9444"))).expect("json");
         assert!(text.contains(r#""renewTime":"1970-01-01T00:16:40.123456Z""#), "{text}");
         let seen = serde_json::from_str::<RawLease>(&text).expect("own form").seen();
         assert_eq!(seen.record, record);
@@ -222,7 +224,7 @@ mod tests {
             transitions: 0,
             resource_version: None,
         };
-        let text = serde_json::to_string(&RawLease::of("ops", &record, None)).expect("json");
+        let text = serde_json::to_string(&RawLease::of("ops", "loadline", &record, None)).expect("json");
         assert!(!text.contains("holderIdentity") && text.contains(r#""leaseDurationSeconds":1"#), "{text}");
     }
 }

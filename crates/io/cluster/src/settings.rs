@@ -1,5 +1,7 @@
 //! What may be configured; every limit of this crate stands here.
 
+use crate::snapshot::Part;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,10 +21,15 @@ pub struct ClusterSettings {
     pub kubeconfig: Option<PathBuf>,
     /// A context of that file; else its current one.
     pub context: Option<String>,
-    /// What is watched.
+    /// Where is watched.
     pub scope: WatchScope,
+    /// What is watched; other parts stay empty, count as absent, and need no right. Without [`Part::Autoscalers`] and [`Part::Hpas`] there
+    /// are no [`Part::Targets`].
+    pub parts: BTreeSet<Part>,
     /// Where Loadline itself lives: its lease, checkpoints and certificates.
     pub install_namespace: String,
+    /// The name of the Lease there.
+    pub lease_name: String,
     /// This process, as it appears in the lease and in events: the pod's name.
     pub identity: String,
     /// How long one request may take.
@@ -61,7 +68,9 @@ impl ClusterSettings {
             kubeconfig: None,
             context: None,
             scope: WatchScope::Cluster,
+            parts: Part::ALL.into_iter().collect(),
             install_namespace: install_namespace.into(),
+            lease_name: LEASE_NAME.to_owned(),
             identity: identity.into(),
             request_timeout: Duration::from_secs(5),
             coalesce: Duration::from_millis(20),
@@ -82,7 +91,7 @@ impl ClusterSettings {
 
 /// Largest checkpoint of one autoscaler.
 pub const MAX_CHECKPOINT_BYTES: usize = 64 * 1024;
-/// The name of our Lease.
+/// The name of our Lease where nothing else is configured.
 pub const LEASE_NAME: &str = "loadline";
 /// The Lease's annotation with the address at which gateways reach the writer.
 pub const WRITER_ADDRESS: &str = "loadline.dev/writer-address";

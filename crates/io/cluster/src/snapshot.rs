@@ -34,6 +34,22 @@ pub enum Part {
     Targets,
 }
 
+impl Part {
+    /// Every part.
+    pub const ALL: [Self; 10] = [
+        Self::Pods,
+        Self::Autoscalers,
+        Self::Nodes,
+        Self::Hpas,
+        Self::ScaledObjects,
+        Self::PodMonitors,
+        Self::ServiceMonitors,
+        Self::Services,
+        Self::EndpointSlices,
+        Self::Targets,
+    ];
+}
+
 /// How far a part can be trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PartState {

@@ -11,7 +11,7 @@ use crate::client::Cluster;
 use crate::error::ClusterError;
 use crate::key::Key;
 use crate::labels::Interner;
-use crate::settings::WatchScope;
+use crate::settings::{ClusterSettings, WatchScope};
 use crate::snapshot::{
     AutoscalerSeen, HpaSeen, NodeSeen, Part, PodSeen, ScaledObjectSeen, ServiceSeen, SliceSeen, Snapshot,
 };
@@ -122,10 +122,8 @@ pub(crate) fn start(
     let mut strings = Interner::default();
     starter.follow(SERVICES, Told::Services, move |object| parse::service(&mut strings, object));
     starter.follow(SLICES, Told::Slices, parse::slice);
-    if cluster.settings.scope == WatchScope::Cluster {
-        let mut strings = Interner::default();
-        starter.follow(NODES, Told::Nodes, move |object| parse::node(&mut strings, object));
-    }
+    let mut strings = Interner::default();
+    starter.follow(NODES, Told::Nodes, move |object| parse::node(&mut strings, object));
     starter.heartbeat();
     scales::start(cluster, told_tx, wanted_rx, tasks, cancel);
     let store = store::Store::new(cluster.settings.clone(), cluster.clock.clone(), wanted_tx);
@@ -134,6 +132,12 @@ pub(crate) fn start(
         tokio::select! { () = store.run(told_rx, snapshot_tx) => {}, () = cancel.cancelled() => {} }
     });
     snapshot_rx
+}
+
+/// Whether a part is watched at all.
+fn is_watched(settings: &ClusterSettings, part: Part) -> bool {
+    // nodes are nobody's in one namespace
+    settings.parts.contains(&part) && (part != Part::Nodes || settings.scope == WatchScope::Cluster)
 }
 
 struct Starter {
@@ -156,6 +160,9 @@ impl Starter {
         K: Ord + Send + 'static,
         V: Send + 'static,
     {
+        if !is_watched(&self.cluster.settings, kind.part) {
+            return;
+        }
         let (cluster, tx, cancel) = (self.cluster.clone(), self.told.clone(), self.cancel.clone());
         let gvk = GroupVersionKind::gvk(kind.group, kind.version, kind.kind);
         let resource = ApiResource::from_gvk_with_plural(&gvk, kind.plural);

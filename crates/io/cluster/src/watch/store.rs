@@ -9,8 +9,8 @@ use super::scales::Wanted;
 use crate::discovery::Rules;
 use crate::error::ClusterError;
 use crate::key::{Key, TargetKey};
-use crate::settings::{ClusterSettings, WatchScope};
-use crate::snapshot::{Part, PartState, PodSeen, Snapshot};
+use crate::settings::ClusterSettings;
+use crate::snapshot::{AutoscalerSeen, Part, PartState, PodSeen, Snapshot};
 use loadline_base::Timestamp;
 use loadline_manifest::monitor::MonitorSpec;
 use loadline_net::clock::Clock;
@@ -56,9 +56,11 @@ pub(crate) struct Store {
 impl Store {
     pub(crate) fn new(settings: ClusterSettings, clock: Clock, wanted_tx: watch::Sender<Wanted>) -> Self {
         let mut view = Snapshot::default();
-        if settings.scope != WatchScope::Cluster {
-            // nodes are nobody's in one namespace
-            view.parts.insert(Part::Nodes, PartState { synced: true, absent: true, ..PartState::default() });
+        // targets come with those who name them
+        let unwatched =
+            Part::ALL.into_iter().filter(|part| *part != Part::Targets && !super::is_watched(&settings, *part));
+        for part in unwatched {
+            view.parts.insert(part, PartState { synced: true, absent: true, ..PartState::default() });
         }
         Self {
             settings,
@@ -131,8 +133,8 @@ impl Store {
             }
             Told::Autoscalers(change) => {
                 let state = parts.entry(Part::Autoscalers).or_default();
-                // a status that we wrote ourselves comes back as a change; it is no reason to make rules anew, but `derive` finds that out
-                dirty.autoscalers |= shared(&mut view.autoscalers, change, Context { state, dirty, now, limit });
+                dirty.autoscalers |=
+                    take_autoscalers(&mut view.autoscalers, change, Context { state, dirty, now, limit });
             }
             Told::Nodes(change) => {
                 let state = parts.entry(Part::Nodes).or_default();
@@ -330,6 +332,26 @@ fn shared<K: Ord + Clone, V: PartialEq>(
         Change::Failing { why } => plain(&mut BTreeMap::<K, V>::new(), Change::Failing { why }, context),
         Change::Alive => plain(&mut BTreeMap::<K, V>::new(), Change::Alive, context),
     }
+}
+
+/// As [`shared`], but a change of nothing but the status is no news: nearly always we wrote it ourselves, and nothing follows from it.
+fn take_autoscalers(
+    map: &mut Arc<BTreeMap<Key, Arc<AutoscalerSeen>>>,
+    change: Change<Key, AutoscalerSeen>,
+    mut context: Context<'_>,
+) -> bool {
+    if let Change::Apply(key, seen) = &change
+        && let Some(old) = map.get(key).cloned()
+    {
+        let next = AutoscalerSeen { spec: old.spec.clone(), ..seen.clone() };
+        let (status, resource_version) = (old.status.clone(), Arc::clone(&old.resource_version));
+        if seen.spec == old.spec && (AutoscalerSeen { status, resource_version, ..next.clone() }) == *old {
+            context.heard();
+            Arc::make_mut(map).insert(key.clone(), Arc::new(next));
+            return false;
+        }
+    }
+    shared(map, change, context)
 }
 
 /// Pods: which ones changed is kept, so that a thousand others are not looked at.

@@ -239,3 +239,35 @@ async fn scales_of_other_kinds_are_read_when_their_object_changes() {
     running.until("second read", |seen| count(seen, 4)).await;
     running.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_without_autoscalers_is_seen_whole() {
+    let world = World::default();
+    world.give("/api/v1/pods", ok(list("10", &[pod("a", "3", true)])));
+    world.give(AUTOSCALERS, ok(list("10", &[])));
+    let mut running = start(world);
+    let seen = running.until("ready", Snapshot::is_ready).await;
+    assert!(seen.targets.is_empty() && seen.pods.len() == 1);
+    running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_may_not_be_listed_keeps_no_other_waiting() {
+    let world = World::default();
+    world.give("/apis/apps/v1/deployments", ok(list("10", &[deployment(2, "7")])));
+    for _ in 0..3 {
+        world.give("/apis/apps/v1/statefulsets", status(403, "statefulsets is forbidden"));
+    }
+    let other =
+        json!({ "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "x" }, "maxReplicas": 4 });
+    world.give(AUTOSCALERS, ok(list("10", &[autoscaler("vllm", target_spec()), autoscaler("other", other)])));
+    let mut running = start(world);
+    let target = TargetKey::new("ml", "apps/v1", "StatefulSet", "x");
+    let says = |seen: &Snapshot| {
+        let error = seen.targets.get(&target).and_then(|target| target.error.as_ref());
+        error.is_some_and(|error| error.message.contains("forbidden") && !error.seen_before)
+    };
+    let seen = running.until("ready all the same", |seen| seen.is_ready() && says(seen)).await;
+    assert_eq!(seen.targets[&TargetKey::new("ml", "apps/v1", "Deployment", "vllm")].spec_replicas, 2);
+    running.end().await;
+}

@@ -15,7 +15,8 @@ impl Store {
         if self.dirty.autoscalers {
             self.want();
         }
-        if self.dirty.autoscalers || self.dirty.targets {
+        // without a single autoscaler nothing changes, and that there are no targets is known too
+        if self.dirty.autoscalers || self.dirty.targets || !self.view.is_synced(Part::Targets) {
             self.read_targets();
         }
         self.update_members();

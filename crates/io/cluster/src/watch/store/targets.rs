@@ -127,6 +127,10 @@ impl Targets {
         if let Some(error) = error {
             return Some(unseen(target, now, failed_get(error.to_string(), false)));
         }
+        // one kind that may not be listed must not keep all others waiting
+        if let Some((_, why)) = kind.filter(|kind| !kind.synced).and_then(|kind| kind.failing.as_ref()) {
+            return Some(unseen(target, now, failed_get(format!("{target} cannot be watched: {why}"), false)));
+        }
         // the whole list has been seen, and it is not in it
         let known = kind.is_some_and(|kind| kind.synced && (!kind.objects.is_empty() || is_known(target)));
         known.then(|| {
