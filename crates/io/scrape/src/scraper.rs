@@ -229,7 +229,6 @@ async fn run(shared: &Shared, target: &Target, reports: &mpsc::Sender<ScrapeRepo
             (Ok(page), PageUse::Read) => (read_page(shared, target, &page), None),
             (Err(error), _) => (Err(error), None),
         };
-        drop(permit);
         if outcome.is_err() != failing {
             failing = outcome.is_err();
             match &outcome {
@@ -252,7 +251,10 @@ async fn run(shared: &Shared, target: &Target, reports: &mpsc::Sender<ScrapeRepo
             page,
             duration: at.since(started),
         };
-        if reports.send(report).await.is_err() {
+        let sent = reports.send(report).await;
+        // only now: pages that wait to be taken count too, so that a slow reader does not gather one of every target in memory
+        drop(permit);
+        if sent.is_err() {
             return;
         }
     }

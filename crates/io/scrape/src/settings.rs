@@ -24,7 +24,7 @@ pub struct ScrapeSettings {
     pub timeout: Duration,
     /// The largest page, in bytes, both as sent and decompressed. Ray's pages, the largest known, have 0.6 MB.
     pub max_body_bytes: usize,
-    /// Scrapes under way at once, over all targets; a silent target takes one place for the whole `timeout`.
+    /// Scrapes under way at once, over all targets, until their report is in the channel; a silent target takes one place for the whole `timeout`.
     pub max_concurrent: usize,
     /// The bounds of reading a page; its own page limit counts beside `max_body_bytes`.
     pub limits: Limits,

@@ -1,10 +1,10 @@
 //! Certificates in a directory, as a mounted Secret of type `kubernetes.io/tls` has them.
 
 use super::certificate::MAX_PEM_BYTES;
-use super::{ClientTls, Leaf, PrivateKeyPem, ReloadableClient, TlsError};
+use super::{ClientTls, Leaf, PrivateKeyPem, TlsError};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
-use std::time::Duration;
 
 /// The files: the authority, the certificate, its key.
 pub const FILES: [&str; 3] = ["ca.crt", "tls.crt", "tls.key"];
@@ -25,6 +25,23 @@ pub fn read_directory(directory: &Path) -> Result<ClientTls, TlsError> {
     })
 }
 
+/// The same of the entries of a Secret that are named like the files.
+///
+/// # Errors
+/// Names the entry and what is wrong with it.
+pub fn client_of_entries(entries: &BTreeMap<String, Vec<u8>>) -> Result<ClientTls, TlsError> {
+    let text = |name: &str| -> Result<String, TlsError> {
+        let bytes = entries.get(name).ok_or_else(|| TlsError::unusable(name, "there is no such entry"))?;
+        if bytes.len() > MAX_PEM_BYTES {
+            return Err(TlsError::unusable(name, format!("it is longer than {MAX_PEM_BYTES} bytes")));
+        }
+        String::from_utf8(bytes.clone()).map_err(|_| TlsError::unusable(name, "it is not text in PEM form"))
+    };
+    let [authority, certificate, key] = FILES;
+    let identity = Leaf { certificate_pem: text(certificate)?, key_pem: PrivateKeyPem::new(text(key)?) };
+    Ok(ClientTls { ca_pem: text(authority)?, identity: Some(identity), alpn: Vec::new() })
+}
+
 fn read(path: &Path) -> Result<String, TlsError> {
     let name = path.display().to_string();
     let most = u64::try_from(MAX_PEM_BYTES).unwrap_or(u64::MAX);
@@ -36,42 +53,4 @@ fn read(path: &Path) -> Result<String, TlsError> {
         return Err(TlsError::unusable(&name, format!("it is longer than {MAX_PEM_BYTES} bytes")));
     }
     Ok(text)
-}
-
-/// Looks at the directory once per period and takes changed files into force, until it is dropped.
-///
-/// Files are read again instead of watched: a mounted Secret is replaced by moving a symbolic link. While files are half
-/// written or wrong, what was in force stays, and `report` hears why, once.
-pub async fn follow_directory(
-    directory: &Path,
-    client: &ReloadableClient,
-    period: Duration,
-    mut report: impl FnMut(Result<(), TlsError>),
-) {
-    let mut known = read_directory(directory).ok();
-    let mut refused = None;
-    loop {
-        tokio::time::sleep(period).await;
-        let found = read_directory(directory);
-        if let Ok(tls) = &found
-            && known.as_ref() == Some(tls)
-        {
-            refused = None;
-            continue;
-        }
-        let outcome = found.and_then(|tls| client.replace(tls.clone()).map(|()| tls));
-        match outcome {
-            Ok(tls) => {
-                known = Some(tls);
-                refused = None;
-                report(Ok(()));
-            }
-            Err(error) => {
-                if refused.as_ref() != Some(&error) {
-                    report(Err(error.clone()));
-                }
-                refused = Some(error);
-            }
-        }
-    }
 }

@@ -16,7 +16,7 @@ pub use authority::{Changed, LeafSpec, Lifetimes, Usage, ensure};
 pub use bundle::{AuthorityBundle, Leaf, PrivateKeyPem};
 pub use certificate::{CertificateFacts, certificates, facts};
 pub use error::TlsError;
-pub use files::{FILES, follow_directory, read_directory};
+pub use files::{FILES, client_of_entries, read_directory};
 pub use reload::{ClientTls, Clients, ReloadableClient, ReloadableServer, ServerTls, issued_by};
 
 #[cfg(test)]

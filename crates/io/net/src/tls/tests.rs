@@ -282,39 +282,23 @@ async fn a_replacement_ends_no_connection_and_a_wrong_one_changes_nothing() {
     meet(&server, &client, "writer.test").await.expect("the new ones come to terms");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_directory_is_read_again_and_half_written_files_are_not_taken() {
+#[test]
+fn files_and_entries_of_a_secret_say_the_same() {
     let directory = std::env::temp_dir().join(format!("loadline-tls-{}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("made");
-    let write = |bundle: &AuthorityBundle| {
-        for (file, text) in bundle.leaf_secret("client").expect("is there") {
-            std::fs::write(directory.join(file), text).expect("written");
-        }
-    };
-    let (bundle, other) = (made(START), made(START));
-    write(&bundle);
-    let client = Arc::new(ReloadableClient::new(&read_directory(&directory).expect("reads")).expect("usable"));
-    let first = client.config();
-    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-    let following = tokio::spawn({
-        let (client, directory) = (Arc::clone(&client), directory.clone());
-        async move {
-            follow_directory(&directory, &client, Duration::from_secs(10), move |outcome| {
-                let _ = tell.send(outcome);
-            })
-            .await;
-        }
-    });
-    tokio::time::sleep(Duration::from_secs(25)).await;
-    assert!(told.try_recv().is_err(), "nothing changed");
-    std::fs::write(directory.join("tls.key"), other.leaves["client"].key_pem.expose()).expect("written");
-    assert!(told.recv().await.expect("told").is_err());
-    tokio::time::sleep(Duration::from_secs(25)).await;
-    assert!(told.try_recv().is_err(), "the same is told once");
-    assert!(Arc::ptr_eq(&first, &client.config()));
-    write(&other);
-    told.recv().await.expect("told").expect("taken");
-    assert!(!Arc::ptr_eq(&first, &client.config()));
-    following.abort();
+    let entries = made(START).leaf_secret("client").expect("is there");
+    for (file, text) in &entries {
+        std::fs::write(directory.join(file), text).expect("written");
+    }
+    let read = read_directory(&directory);
     std::fs::remove_dir_all(&directory).expect("removed");
+    assert_eq!(client_of_entries(&entries).expect("whole"), read.expect("reads"));
+    for name in FILES {
+        let names = |error: TlsError| matches!(error, TlsError::Unusable { what, .. } if what == name);
+        let mut without = entries.clone();
+        without.remove(name);
+        assert!(names(client_of_entries(&without).expect_err("an entry is missing")), "{name}");
+        without.insert(name.to_owned(), vec![0xff]);
+        assert!(names(client_of_entries(&without).expect_err("no text")), "{name}");
+    }
 }
