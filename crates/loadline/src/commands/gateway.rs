@@ -1,9 +1,9 @@
 //! `loadline gateway`: hold, queue and route requests in front of the replicas of a namespace.
 
-use crate::gatewayd::{Daemon, Inputs, Settings};
+use crate::gatewayd::{Daemon, Inputs, Settings, TlsSource};
 use anyhow::{Context, Result, bail};
 use loadline_base::GatewayId;
-use loadline_cluster::{Cluster, ClusterSettings, LeaseSeen, WatchScope};
+use loadline_cluster::{Cluster, ClusterSettings, LeaseSeen, Part, WatchScope};
 use loadline_hold::HoldSettings;
 use loadline_link::LinkLimits;
 use loadline_manifest::config::defaults;
@@ -22,7 +22,9 @@ use tokio_util::task::TaskTracker;
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 /// Longest namespace, from RFC 1123.
 const MAX_NAMESPACE_BYTES: usize = 63;
-/// How often the certificate's files are read again.
+/// What a gateway looks at; it needs no right for anything else.
+const WATCHED: [Part; 3] = [Part::Pods, Part::Autoscalers, Part::Targets];
+/// How often the certificate is read again.
 const TLS_PERIOD: Duration = Duration::from_secs(10);
 
 /// Hold, queue and route requests in front of the replicas of a namespace, in Kubernetes.
@@ -46,7 +48,14 @@ pub(crate) struct Args {
     /// The namespace of `loadline serve`, where its Lease is [default: the namespace it serves].
     #[arg(long, value_name = "NAMESPACE")]
     install_namespace: Option<String>,
-    /// The directory with `ca.crt`, `tls.crt` and `tls.key` for the connection to the writer; changed files are taken while running.
+    /// The name of the Lease of `loadline serve`.
+    #[arg(long, default_value = loadline_cluster::LEASE_NAME, value_name = "NAME")]
+    lease_name: String,
+    /// The Secret of that namespace with `ca.crt`, `tls.crt` and `tls.key` for the connection to the writer, which `loadline serve`
+    /// makes; a changed one is taken while running.
+    #[arg(long, value_name = "NAME", conflicts_with = "tls_dir")]
+    tls_secret: Option<String>,
+    /// A directory with these three files instead.
     #[arg(long, value_name = "DIRECTORY")]
     tls_dir: Option<PathBuf>,
     /// The writer's address instead of the one in its Lease.
@@ -110,13 +119,13 @@ fn whoami(args: &Args, variable: impl Fn(&str) -> Option<String>, file: &Path) -
     Ok((namespace, pod_name))
 }
 
-fn settings(args: &Args, namespace: &str, pod_name: &str) -> Settings {
+fn settings(args: &Args, namespace: &str, pod_name: &str, tls: TlsSource) -> Settings {
     Settings {
         id: GatewayId::new(format!("{namespace}/{pod_name}")),
         namespace: namespace.to_owned(),
         name: args.name.clone(),
         listen: args.listen,
-        tls_dir: args.tls_dir.clone(),
+        tls,
         tls_period: TLS_PERIOD,
         hold: HoldSettings {
             cold_budget: args.cold_wait,
@@ -140,6 +149,8 @@ async fn serve(args: Args, namespace: String, pod_name: String) -> Result<ExitCo
         kubeconfig: args.kubeconfig.clone(),
         context: args.context.clone(),
         scope: WatchScope::Namespace(namespace.clone()),
+        parts: WATCHED.into(),
+        lease_name: args.lease_name.clone(),
         ..ClusterSettings::new(install_namespace, pod_name.clone())
     };
     let cluster =
@@ -153,7 +164,12 @@ async fn serve(args: Args, namespace: String, pod_name: String) -> Result<ExitCo
         None => follow_lease(cluster.lease().watch(&tasks, &cancel), &tasks),
     };
     let inputs = Inputs { snapshots: cluster.watch(&tasks, &cancel), writer };
-    let daemon = Daemon::start(settings(&args, &namespace, &pod_name), clock, inputs)?;
+    let tls = match (&args.tls_secret, &args.tls_dir) {
+        (Some(name), _) => TlsSource::Secret { store: cluster.secrets(), name: name.clone() },
+        (None, Some(directory)) => TlsSource::Directory(directory.clone()),
+        (None, None) => TlsSource::None,
+    };
+    let daemon = Daemon::start(settings(&args, &namespace, &pod_name, tls), clock, inputs)?;
     super::print(&format!(
         "loadline gateway `{}` of namespace `{namespace}` listens on http://{}\n",
         args.name,
@@ -255,7 +271,7 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_parts() {
         let args = Cli::parse_from(["x"]).args;
-        let settings = settings(&args, "ns", "pod");
+        let settings = settings(&args, "ns", "pod", TlsSource::None);
         let hold = HoldSettings { keepalive_grace: Duration::from_secs(5), ..HoldSettings::default() };
         assert_eq!((settings.hold, settings.link), (hold, LinkLimits::default()));
         assert!(settings.listen.ip().is_loopback());

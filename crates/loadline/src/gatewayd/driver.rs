@@ -1,5 +1,6 @@
 //! One task owns what is known of models, pods and the writer, and tells the gateway.
 
+use super::certificates::{self, TlsSource};
 use super::feed::Feed;
 use super::names::Names;
 use super::picture::{ModelPicture, SharedPicture};
@@ -13,9 +14,8 @@ use loadline_hold::HoldSettings;
 use loadline_hold::protocol::{GatewayOrder, GatewayReport};
 use loadline_link::{ClientEvent, LinkClient, LinkClientSettings, LinkLimits};
 use loadline_net::Clock;
-use loadline_net::tls::{ReloadableClient, TlsError, follow_directory, read_directory};
+use loadline_net::tls::ReloadableClient;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -38,8 +38,8 @@ pub(crate) struct Settings {
     /// Where it listens.
     pub(crate) listen: SocketAddr,
     /// Where its certificate is; without one it speaks to no writer.
-    pub(crate) tls_dir: Option<PathBuf>,
-    /// How often the certificate's files are read again.
+    pub(crate) tls: TlsSource,
+    /// How often the certificate is read again.
     pub(crate) tls_period: Duration,
     /// What holds where an autoscaler says nothing.
     pub(crate) hold: HoldSettings,
@@ -165,7 +165,8 @@ impl Driver {
     ) {
         let Inputs { mut snapshots, writer } = inputs;
         let (ready, mut certificates) = mpsc::channel(1);
-        let _following = AbortOnDropHandle::new(tokio::spawn(follow_certificates(self.settings.clone(), ready)));
+        let following = certificates::follow(self.settings.tls.clone(), self.settings.tls_period, ready);
+        let _following = AbortOnDropHandle::new(tokio::spawn(following));
         self.snapshot(&snapshots.borrow_and_update().clone());
         loop {
             tokio::select! {
@@ -281,37 +282,4 @@ impl Driver {
 fn list(names: &Names) -> String {
     let names: Vec<String> = names.links().map(|link| format!("`{link}`")).collect();
     names.join(", ")
-}
-
-/// Gives the client's configuration as soon as its files are there, and follows them from then on.
-async fn follow_certificates(settings: Settings, ready: mpsc::Sender<Arc<ReloadableClient>>) {
-    let Some(directory) = &settings.tls_dir else {
-        tracing::warn!("without `--tls-dir` the writer of replica counts hears nothing of this gateway");
-        return;
-    };
-    let tls = first_certificates(directory, settings.tls_period).await;
-    if ready.send(Arc::clone(&tls)).await.is_err() {
-        return;
-    }
-    let report = |outcome: Result<(), TlsError>| match outcome {
-        Ok(()) => tracing::info!("the changed client certificate is in force for new connections"),
-        Err(error) => tracing::warn!(%error, "the changed client certificate is not taken; the one before stays"),
-    };
-    follow_directory(directory, &tls, settings.tls_period, report).await;
-}
-
-async fn first_certificates(directory: &Path, period: Duration) -> Arc<ReloadableClient> {
-    let mut told = None;
-    loop {
-        match read_directory(directory).and_then(|tls| ReloadableClient::new(&tls)) {
-            Ok(tls) => return Arc::new(tls),
-            Err(error) => {
-                if told.as_ref() != Some(&error) {
-                    tracing::warn!(%error, "no link to the writer yet; `--tls-dir` is read again until it holds a certificate");
-                }
-                told = Some(error);
-            }
-        }
-        tokio::time::sleep(period).await;
-    }
 }

@@ -135,7 +135,8 @@ impl Feed {
             } else if !is_drain {
                 seen.ahead.remove(replica);
             }
-            return Some(order);
+            // where it serves is said by the pod itself
+            return Some(order).filter(|order| !matches!(order, GatewayOrder::ReplicaUp { .. }));
         };
         let slots = seen.slots;
         match &mut order {
@@ -381,7 +382,7 @@ mod tests {
             "it may know a pod first",
             vec![
                 Sees(vec![], vec![]),
-                Writer(up("ns/a", "u", 4), Some(up("ns/a", "u", 4))),
+                Writer(up("ns/a", "u", 4), None),
                 Writer(drain("ns/a"), Some(drain("ns/a"))),
                 Sees(vec![("ns/a", serving.clone())], vec![]),
                 Writer(up("ns/a", "u", 4), Some(up("ns/a", "u", 4))),

@@ -3,6 +3,7 @@
 //!
 //! It serves on with what it knows while the API server or the writer is away (law L5).
 
+mod certificates;
 mod driver;
 mod feed;
 mod names;
@@ -13,4 +14,5 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use certificates::TlsSource;
 pub(crate) use driver::{Daemon, Inputs, Settings};

@@ -1,5 +1,6 @@
 //! The whole of it over real sockets: snapshots made by hand, a replica answered by hand, a real writer's side of the link.
 
+use super::certificates::TlsSource;
 use super::driver::{Daemon, Inputs, Settings};
 use super::view::View;
 use loadline_base::{GatewayId, ModelId, ReplicaId, Timestamp};
@@ -180,7 +181,7 @@ impl World {
             namespace: "ns".to_owned(),
             name: "g".to_owned(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            tls_dir: Some(directory.clone()),
+            tls: TlsSource::Directory(directory.clone()),
             tls_period: Duration::from_millis(20),
             hold: HoldSettings::default(),
             link: LinkLimits::default(),

@@ -20,9 +20,13 @@ const WRITER: &str = "writer";
 const GATEWAY: &str = "gateway";
 
 /// How often the Secret is looked at while it has what is needed.
-const PERIOD: Duration = Duration::from_secs(30);
+const PERIOD: Duration = Duration::from_secs(10);
 /// And while it has not.
 const IMPATIENT: Duration = Duration::from_millis(500);
+/// And while it cannot be read or written.
+const AFTER_FAILURE: Duration = Duration::from_secs(2);
+/// After so long without a Secret the process starts with certificates of its own: decisions do not need any that others trust.
+const START_WITHOUT: Duration = Duration::from_secs(10);
 
 /// What is kept in step with the Secret.
 pub(crate) struct Certificates {
@@ -53,6 +57,8 @@ pub(crate) struct Servers {
 
 /// What became of the registrations, for `/status` and the log.
 pub(crate) type Registrations = BTreeMap<String, String>;
+/// What is said of a registration that leads here.
+pub(crate) const OURS: &str = "ours";
 
 impl Certificates {
     fn wanted(&self) -> BTreeMap<String, LeafSpec> {
@@ -67,16 +73,28 @@ impl Certificates {
         Lifetimes { leaf: self.config.validity, ..Lifetimes::default() }
     }
 
-    /// Waits until the Secret has what is needed, making it where nobody has, and gives the servers.
+    /// Waits until the Secret has what is needed, making it where nobody has, and gives the servers. Where that stays impossible they
+    /// begin with certificates that nobody trusts: the metrics APIs and gateways wait, decisions do not.
     pub(crate) async fn first(&self) -> anyhow::Result<Servers> {
         let mut said = String::new();
+        let begun = tokio::time::Instant::now();
         loop {
-            match self.refresh(true).await {
+            match self.refresh(true, None).await {
                 Ok(bundle) => return self.servers(&bundle),
                 Err(error) => {
                     let text = format!("{error:#}");
+                    let secret = &self.config.secret;
+                    if begun.elapsed() >= START_WITHOUT {
+                        tracing::error!(
+                            secret,
+                            error = text,
+                            "the metrics APIs and gateways have no certificates until this is mended; decisions are made"
+                        );
+                        let (bundle, _) = ensure(None, self.clock.now(), &self.wanted(), &self.lifetimes())?;
+                        return self.servers(&bundle);
+                    }
                     if said != text {
-                        tracing::warn!(secret = self.config.secret, error = text, "no certificates yet; trying again");
+                        tracing::warn!(secret, error = text, "no certificates yet; trying again");
                         said = text;
                     }
                     tokio::time::sleep(IMPATIENT).await;
@@ -99,30 +117,46 @@ impl Certificates {
         cancel: CancellationToken,
     ) {
         let mut said: Registrations = BTreeMap::new();
+        let mut in_force: Option<AuthorityBundle> = None;
         loop {
             let writes = *is_writer.borrow_and_update();
-            match self.refresh(writes).await {
+            let pause = match self.refresh(writes, in_force.as_ref()).await {
                 Ok(bundle) => {
-                    if let Err(error) = replace(&servers, &bundle) {
-                        tracing::error!(%error, "the certificates of the Secret cannot be used; those in force stay");
-                    }
+                    // the registrations trust what is shown before it is shown
                     if writes {
                         said = self.register(&bundle, said).await;
                         registrations.send_replace(said.clone());
                     }
+                    if in_force.as_ref() != Some(&bundle) {
+                        match replace(&servers, &bundle) {
+                            Ok(()) => tracing::info!("the certificates of the Secret are in force"),
+                            Err(error) => {
+                                tracing::error!(%error, "the certificates of the Secret cannot be used; those in force stay");
+                            }
+                        }
+                    }
+                    in_force = Some(bundle);
+                    PERIOD
                 }
-                Err(error) => tracing::warn!(error = format!("{error:#}"), "the certificates could not be looked at"),
-            }
+                Err(error) => {
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        "the certificates could not be looked at; those in force stay"
+                    );
+                    AFTER_FAILURE
+                }
+            };
             tokio::select! {
                 () = cancel.cancelled() => return,
                 changed = is_writer.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(PERIOD) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
-    /// The bundle in force; with `makes`, brought up to date first.
-    async fn refresh(&self, makes: bool) -> anyhow::Result<AuthorityBundle> {
+    /// The bundle in force; with `makes`, brought up to date first. Where the Secret is gone, it gets what was in force `before`, so that
+    /// nobody who trusts that has to learn anything.
+    async fn refresh(&self, makes: bool, before: Option<&AuthorityBundle>) -> anyhow::Result<AuthorityBundle> {
         let name = &self.config.secret;
         let found = self.secrets.read_tls(name).await?;
         let bundle = match &found {
@@ -133,8 +167,9 @@ impl Certificates {
             return bundle.with_context(|| format!("Secret `{name}` holds no certificates yet"));
         }
         let now: Timestamp = self.clock.now();
-        let (bundle, changed) = ensure(bundle, now, &self.wanted(), &self.lifetimes())?;
-        if changed.any() {
+        let is_lost = bundle.is_none() && before.is_some();
+        let (bundle, changed) = ensure(bundle.or_else(|| before.cloned()), now, &self.wanted(), &self.lifetimes())?;
+        if changed.any() || is_lost {
             let against = found.as_ref().map(|secret| secret.resource_version.as_str());
             self.secrets.write_tls(name, &bundle.to_secret(), against).await?;
             tracing::info!(secret = name, authority = changed.authority, leaves = ?changed.leaves, "certificates made");
@@ -164,7 +199,7 @@ impl Certificates {
         let mut now = BTreeMap::new();
         for name in &self.groups {
             let text = match self.api_services.patch_ca_bundle(name, &bundle.ca_pem, &self.service).await {
-                Ok(CaOutcome::Patched | CaOutcome::AlreadySet) => "ours".to_owned(),
+                Ok(CaOutcome::Patched | CaOutcome::AlreadySet) => OURS.to_owned(),
                 Ok(CaOutcome::OwnedBy(owner)) => format!(
                     "served by {owner}: HPAs read that provider, not Loadline; remove it, or point the APIService at {}",
                     self.service
@@ -173,7 +208,7 @@ impl Certificates {
                 Err(error) => error.to_string(),
             };
             if before.get(name) != Some(&text) {
-                if text == "ours" {
+                if text == OURS {
                     tracing::info!(api_service = name, "registered");
                 } else {
                     tracing::warn!(api_service = name, "{text}");

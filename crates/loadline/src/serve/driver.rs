@@ -4,18 +4,17 @@ use super::lease::Office;
 use super::pages::Picture;
 use super::pools::{Pools, PoolsSettings};
 use super::scraping::Scraping;
-use super::store::{MemoryNote, StatusNote, Stores};
+use super::store::{MemoryNote, Remembered, StatusNote, Stores};
 use super::supply::Supply;
 use super::writer::{Output, Writer};
 use super::writes::{self, Begin, Done};
-use loadline_base::{GatewayId, ModelId, Timestamp};
+use loadline_base::{GatewayId, ModelId, PoolId, Timestamp};
 use loadline_cluster::events::reason;
-use loadline_cluster::{Actuator, EventKind, EventNote, Events, Key, ObjectRef, PodKey, Snapshot};
+use loadline_cluster::{Actuator, EventKind, EventNote, Events, Key, ObjectRef, Part, PodKey, Snapshot};
 use loadline_control::ControlSettings;
 use loadline_link::{LinkEvent, LinkServer, Role};
 use loadline_metricsapi::ServedSource;
 use loadline_net::Clock;
-use loadline_policy::Memory;
 use loadline_scrape::{ScrapeReport, Scraper};
 use loadline_signals::dialect::Reading;
 use loadline_signals::served::{Page, Relabel, Served, ServedPod};
@@ -31,6 +30,9 @@ const ROUND: Duration = Duration::from_millis(500);
 
 /// The longest a write may take, the lease's own deadline apart.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the checkpoints said, or why they could not be read.
+pub(crate) type MemoriesRead = Result<BTreeMap<ModelId, Remembered>, String>;
 
 /// What the driver works with.
 pub(crate) struct Parts {
@@ -59,7 +61,7 @@ pub(crate) struct Inputs {
     pub(crate) scrapes: mpsc::Receiver<ScrapeReport>,
     pub(crate) links: mpsc::Receiver<LinkEvent>,
     pub(crate) written: mpsc::Receiver<Done>,
-    pub(crate) memories: mpsc::Receiver<(u64, Result<BTreeMap<ModelId, Memory>, String>)>,
+    pub(crate) memories: mpsc::Receiver<(u64, MemoriesRead)>,
     pub(crate) supplied: mpsc::Receiver<loadline_control::Event>,
     pub(crate) secrets: mpsc::Receiver<()>,
     pub(crate) cancel: CancellationToken,
@@ -71,7 +73,7 @@ enum Input {
     Scrape(Box<ScrapeReport>),
     Link(LinkEvent),
     Written(Done),
-    Memories(u64, Result<BTreeMap<ModelId, Memory>, String>),
+    Memories(u64, MemoriesRead),
     Supplied(loadline_control::Event),
     Secrets,
     Time,
@@ -100,43 +102,51 @@ impl Inputs {
 pub(crate) struct Driver {
     parts: Parts,
     written: mpsc::Sender<Done>,
-    memories: mpsc::Sender<(u64, Result<BTreeMap<ModelId, Memory>, String>)>,
+    memories: mpsc::Sender<(u64, MemoriesRead)>,
+    /// Writes of counts.
+    writing: TaskTracker,
     snapshot: Arc<Snapshot>,
     pools: Pools,
+    /// The pools changed and the loop was not told yet.
+    is_unsaid: bool,
     writer: Option<Writer>,
     office: Office,
     /// The term whose memory is being read.
     reading: Option<u64>,
     next_round: Timestamp,
     stored_at: Timestamp,
+    /// Autoscalers that were there then.
+    stored_for: BTreeSet<Key>,
     gateways: BTreeMap<GatewayId, Vec<ModelId>>,
     scrape_errors: u64,
     pages_read: u64,
     said_scaled: BTreeMap<Key, u64>,
+    /// Laws that were found broken in earlier terms of this process.
+    laws: BTreeMap<String, u64>,
 }
 
 impl Driver {
     /// A driver that has taken in nothing yet.
-    pub(crate) fn new(
-        parts: Parts,
-        written: mpsc::Sender<Done>,
-        memories: mpsc::Sender<(u64, Result<BTreeMap<ModelId, Memory>, String>)>,
-    ) -> Self {
+    pub(crate) fn new(parts: Parts, written: mpsc::Sender<Done>, memories: mpsc::Sender<(u64, MemoriesRead)>) -> Self {
         Self {
             parts,
             written,
             memories,
+            writing: TaskTracker::new(),
             snapshot: Arc::default(),
             pools: Pools::default(),
+            is_unsaid: false,
             writer: None,
             office: Office::default(),
             reading: None,
             next_round: Timestamp::ZERO,
             stored_at: Timestamp::ZERO,
+            stored_for: BTreeSet::new(),
             gateways: BTreeMap::new(),
             scrape_errors: 0,
             pages_read: 0,
             said_scaled: BTreeMap::new(),
+            laws: BTreeMap::new(),
         }
     }
 
@@ -172,6 +182,9 @@ impl Driver {
             }
             self.send_out();
         }
+        // writes that are under way end before the lease does
+        self.writing.close();
+        self.writing.wait().await;
         self.parts.scraper.stop().await;
         self.parts.link.shutdown().await;
     }
@@ -179,9 +192,12 @@ impl Driver {
     /// Drops everything that only a writer may have as soon as this process is none.
     fn check_term(&mut self) {
         let term = self.office.term_at(self.parts.clock.now());
-        if self.writer.as_ref().is_some_and(|writer| Some(writer.term) != term) {
+        if let Some(lost) = self.writer.take_if(|writer| Some(writer.term) != term) {
             tracing::warn!("the lease is lost: nothing is decided or written any more");
-            self.writer = None;
+            self.parts.is_writer.send_replace(false);
+            for (law, count) in lost.laws().iter() {
+                *self.laws.entry(law.to_owned()).or_default() += count;
+            }
         }
         if term.is_none() {
             self.reading = None;
@@ -215,7 +231,7 @@ impl Driver {
         });
     }
 
-    fn remembered(&mut self, term: u64, read: Result<BTreeMap<ModelId, Memory>, String>) {
+    fn remembered(&mut self, term: u64, read: MemoriesRead) {
         if self.reading != Some(term) || self.office.term_at(self.parts.clock.now()) != Some(term) {
             return;
         }
@@ -245,7 +261,7 @@ impl Driver {
         if is_new || !Arc::ptr_eq(&before.scrape, &self.snapshot.scrape) {
             self.retarget();
         }
-        if self.snapshot.is_synced(loadline_cluster::Part::Pods) {
+        if self.snapshot.is_synced(Part::Pods) {
             self.parts.source.set_synced();
         }
         self.observe(is_new);
@@ -281,8 +297,10 @@ impl Driver {
 
     /// Tells the loop what the watches see, once they have seen everything.
     fn observe(&mut self, is_new: bool) {
+        self.is_unsaid |= is_new;
         let now = self.parts.clock.now();
         if let Some(writer) = self.writer.as_mut().filter(|_| self.snapshot.is_ready()) {
+            let is_new = std::mem::take(&mut self.is_unsaid);
             writer.observe(now, &self.snapshot, &self.pools, is_new);
         }
     }
@@ -316,10 +334,18 @@ impl Driver {
         };
         self.pages_read = self.pages_read.saturating_add(1);
         self.scrape_errors = self.scrape_errors.saturating_add(u64::from(read.is_err()));
-        self.tell_loop(&endpoint.found.pod, at, read);
+        // of several pages of one pod the engine's alone is evidence, also where it fails; while none is known, the first
+        if read.as_ref().is_ok_and(|reading| reading.engine.is_some()) {
+            self.parts.scraping.speaks_for(&replica, &page_of);
+        }
+        let first = self.snapshot.scrape.get(&endpoint.found.pod).and_then(|pod| pod.endpoints.first());
+        let is_first = first.is_some_and(|first| *first == endpoint.found);
+        if self.parts.scraping.is_evidence(&replica, &page_of, is_first) {
+            self.tell_loop(&endpoint.found.pod, at, read);
+        }
     }
 
-    /// Pages of pods that an autoscaler scales are evidence; of several pages of one pod the first that names an engine is.
+    /// Pages of pods that an autoscaler scales are evidence.
     fn tell_loop(&mut self, pod: &PodKey, at: Timestamp, read: Result<Reading, String>) {
         let now = self.parts.clock.now();
         let replica = loadline_base::ReplicaId::new(pod.to_string());
@@ -333,15 +359,14 @@ impl Driver {
         match event {
             LinkEvent::Up { gateway, models } | LinkEvent::Models { gateway, models } => {
                 tracing::info!(%gateway, models = models.len(), "gateway connected");
-                self.gateways.insert(gateway, models);
+                let before = self.gateways.insert(gateway.clone(), models.clone()).unwrap_or_default();
+                let Some(writer) = &mut self.writer else { return };
+                for model in before.into_iter().filter(|model| !models.contains(model)) {
+                    writer.apply(now, loadline_control::Event::GatewayLeft { model, gateway: gateway.clone() });
+                }
             }
             LinkEvent::Down { gateway, why } => {
                 tracing::warn!(%gateway, why, "gateway lost; it is missing, not idle, until it or its pod is known to be gone");
-                let pod = Key::parse(gateway.as_str());
-                let is_gone = pod.is_some_and(|pod| !self.snapshot.pods.contains_key(&pod));
-                if is_gone {
-                    self.gateway_gone(now, &gateway);
-                }
             }
             LinkEvent::Report(report) => {
                 if let Some(writer) = &mut self.writer {
@@ -360,7 +385,8 @@ impl Driver {
 
     /// Gateways whose pods are gone will not come back under their names.
     fn forget_gateways(&mut self, now: Timestamp) {
-        if !self.snapshot.is_synced(loadline_cluster::Part::Pods) {
+        // a list that does not follow the cluster says nothing about who is gone
+        if !self.snapshot.is_synced(Part::Pods) || self.snapshot.stale_since().is_some() {
             return;
         }
         let is_gone = |gateway: &GatewayId| {
@@ -385,6 +411,8 @@ impl Driver {
         for output in outputs {
             self.output(output);
         }
+        // what the watch saw while the write was under way was not judged then
+        self.observe(false);
     }
 
     /// What is due from time to time.
@@ -415,6 +443,14 @@ impl Driver {
         let Some(writer) = &mut self.writer else { return };
         if is_due {
             self.stored_at = now;
+            let autoscalers = self.snapshot.parts.get(&Part::Autoscalers);
+            if autoscalers.is_some_and(|part| part.synced && !part.absent && part.error.is_none()) {
+                let there: BTreeSet<Key> = self.snapshot.autoscalers.keys().cloned().collect();
+                // only those seen here: what else is stored may be another installation's
+                self.parts.stores.remove(self.stored_for.difference(&there));
+                self.said_scaled.retain(|key, _| there.contains(key));
+                self.stored_for = there;
+            }
         }
         for (pool, memory) in writer.take_memories(is_due) {
             if let Some(autoscaler) =
@@ -474,6 +510,12 @@ impl Driver {
         }
     }
 
+    /// The autoscaler of a pool, for events.
+    fn object_of(&self, pool: &PoolId) -> Option<ObjectRef> {
+        let autoscaler = &self.pools.served.get(pool)?.autoscaler;
+        self.snapshot.autoscalers.get(autoscaler).map(|seen| ObjectRef::autoscaler(seen))
+    }
+
     fn event(&self, autoscaler: &Key, kind: EventKind, reason: &'static str, message: String) {
         if let Some(seen) = self.snapshot.autoscalers.get(autoscaler) {
             self.parts.events.record(EventNote { about: ObjectRef::autoscaler(seen), kind, reason, message });
@@ -486,14 +528,26 @@ impl Driver {
         let limit = self.office.until.unwrap_or(now).min(now.plus(WRITE_LIMIT));
         let deadline = self.parts.clock.instant_of(limit);
         let (actuator, done) = (self.parts.actuator.clone(), self.written.clone());
-        self.parts.tasks.spawn(async move {
+        let (events, about) = (self.parts.events.clone(), self.object_of(&begin.pool));
+        self.writing.spawn(async move {
             if !begin.costs.is_empty() {
-                for (pod, error) in actuator.set_deletion_costs(&begin.costs, deadline).await {
+                let failed = actuator.set_deletion_costs(&begin.costs, deadline).await;
+                for (pod, error) in &failed {
                     tracing::warn!(%pod, %error, "its deletion cost could not be set; another pod may be removed in its place");
+                }
+                // one event, whatever the number of pods
+                if let (Some((_, error)), Some(about)) = (failed.first(), about) {
+                    let message = format!("{error}; another pod may be removed in its place");
+                    events.record(EventNote {
+                        about,
+                        kind: EventKind::Warning,
+                        reason: reason::FAILED_DELETION_COST,
+                        message,
+                    });
                 }
             }
             let outcome = actuator.set_replicas(&writes::scale_write(&begin, deadline)).await;
-            let ended = Done { pool: begin.pool, order: begin.order, began: now, outcome };
+            let ended = Done { pool: begin.pool, number: begin.number, order: begin.order, began: now, outcome };
             // the driver is gone when it does not listen
             let _ = done.send(ended).await;
         });
@@ -501,7 +555,10 @@ impl Driver {
 
     fn publish(&self, now: Timestamp) {
         let models = self.writer.as_ref().map(|writer| writer.models(now)).unwrap_or_default();
-        let laws = self.writer.as_ref().map(|writer| writer.laws().clone()).unwrap_or_default();
+        let mut laws = self.laws.clone();
+        for (law, count) in self.writer.iter().flat_map(|writer| writer.laws().iter()) {
+            *laws.entry(law.to_owned()).or_default() += count;
+        }
         self.parts.picture.send_replace(Arc::new(Picture {
             at: now,
             is_writer: self.writer.is_some(),
@@ -513,11 +570,12 @@ impl Driver {
             endpoints: self.snapshot.scrape.values().map(|pod| pod.endpoints.len()).sum(),
             pages_read: self.pages_read,
             scrape_errors: self.scrape_errors,
+            decisions: self.writer.as_ref().map_or(0, Writer::decisions),
             gateways: self.parts.link.gateways(),
             refused: self.pools.refused.iter().map(|(key, (_, text))| (key.to_string(), text.clone())).collect(),
             scaled: self.said_scaled.iter().map(|(key, count)| (key.to_string(), *count)).collect(),
             models,
-            laws: laws.iter().map(|(law, count)| (law.to_owned(), count)).collect(),
+            laws,
         }));
     }
 }

@@ -103,11 +103,6 @@ impl PoolFeed {
         }
         events
     }
-
-    /// Every replica that the loop knows of.
-    pub(crate) fn replicas(&self) -> impl Iterator<Item = &ReplicaId> {
-        self.told.keys()
-    }
 }
 
 /// Says what a stage means after the one before it.

@@ -6,8 +6,12 @@ use loadline_cluster::{ClusterError, LeaseClient, LeaseSeen};
 use loadline_control::election::{Election, ElectionSettings, ElectionStep};
 use loadline_net::Clock;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+/// After so long without a failure one is over.
+const MENDED: Duration = Duration::from_secs(10);
 
 /// What the election says now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -39,6 +43,8 @@ pub(crate) struct Candidate {
     /// Where this process's link listens, as the lease says it to gateways.
     address: String,
     seen_address: Option<Arc<str>>,
+    /// Why the lease cannot be read or written, and when that was last so.
+    said: Option<(Timestamp, String)>,
     publish: watch::Sender<Office>,
 }
 
@@ -52,7 +58,7 @@ impl Candidate {
     ) -> Result<(Self, watch::Receiver<Office>)> {
         let election = Election::new(settings).context("`lease` in the configuration")?;
         let (publish, office) = watch::channel(Office::default());
-        Ok((Self { election, client, clock, address, seen_address: None, publish }, office))
+        Ok((Self { election, client, clock, address, seen_address: None, said: None, publish }, office))
     }
 
     /// Runs until `cancel`.
@@ -110,20 +116,34 @@ impl Candidate {
     }
 
     /// Publishes what holds now; a term that has run out is over without any event.
-    fn tell(&self) {
+    fn tell(&mut self) {
         let now = self.clock.now();
+        self.say_error(now);
         let office = Office {
             term: self.election.writer_term(now),
             until: self.election.write_deadline(),
             writer_address: self.seen_address.clone(),
             holder: self.election.holder().map(str::to_owned),
-            error: self.election.last_error().map(str::to_owned),
+            error: self.said.as_ref().map(|(_, error)| error.clone()),
         };
         self.publish.send_if_modified(|before| {
             let is_new = *before != office;
             *before = office;
             is_new
         });
+    }
+
+    /// Says once why the lease cannot be read or written: without one nobody decides, and no status can say it. Where only one of the two
+    /// fails, they alternate: it is over when neither has failed for a while.
+    fn say_error(&mut self, now: Timestamp) {
+        if let Some(error) = self.election.last_error() {
+            if self.said.as_ref().is_none_or(|(_, said)| said != error) {
+                tracing::warn!(error, "the lease cannot be read or written; without it nothing is decided");
+            }
+            self.said = Some((now, error.to_owned()));
+        } else if self.said.take_if(|(at, _)| now.since(*at) >= MENDED).is_some() {
+            tracing::info!("the lease can be read and written again");
+        }
     }
 
     /// Gives the lease back, so that another takes over at once.

@@ -14,6 +14,8 @@ mod scraping;
 mod start;
 mod store;
 mod supply;
+#[cfg(test)]
+mod tests;
 mod writer;
 mod writes;
 

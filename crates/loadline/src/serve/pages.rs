@@ -1,5 +1,6 @@
 //! `/metrics`, `/status`, `/healthz`, `/livez` and `/readyz` of `loadline serve`.
 
+use super::certificates::{OURS, Registrations};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -36,6 +37,8 @@ pub(crate) struct Picture {
     pub(crate) pages_read: u64,
     /// Of them failed.
     pub(crate) scrape_errors: u64,
+    /// Decisions made in this term as the writer.
+    pub(crate) decisions: u64,
     /// Gateways connected, with what they serve.
     pub(crate) gateways: Vec<(GatewayId, Vec<ModelId>)>,
     /// Autoscalers that cannot be carried out, and why.
@@ -54,11 +57,25 @@ const LAWS: [&str; 5] = ["L1", "L2", "L3", "L4", "L8"];
 #[derive(Clone)]
 struct Pages {
     picture: watch::Receiver<Arc<Picture>>,
+    registrations: watch::Receiver<Registrations>,
     api: Arc<dyn Fn() -> String + Send + Sync>,
 }
 
+/// What `/status` shows.
+#[derive(Serialize)]
+struct Status<'a> {
+    #[serde(flatten)]
+    picture: &'a Picture,
+    /// What became of each registration of the metrics APIs, as the writer last saw it; empty elsewhere.
+    api_services: &'a Registrations,
+}
+
 /// The routes; `api` is the text of the metrics APIs' own metrics.
-pub(crate) fn router(picture: watch::Receiver<Arc<Picture>>, api: Arc<dyn Fn() -> String + Send + Sync>) -> Router {
+pub(crate) fn router(
+    picture: watch::Receiver<Arc<Picture>>,
+    registrations: watch::Receiver<Registrations>,
+    api: Arc<dyn Fn() -> String + Send + Sync>,
+) -> Router {
     let alive = || async { "ok\n" };
     Router::new()
         .route("/healthz", get(alive))
@@ -66,7 +83,7 @@ pub(crate) fn router(picture: watch::Receiver<Arc<Picture>>, api: Arc<dyn Fn() -
         .route("/readyz", get(ready))
         .route("/status", get(status))
         .route("/metrics", get(metrics))
-        .with_state(Pages { picture, api })
+        .with_state(Pages { picture, registrations, api })
 }
 
 async fn ready(State(pages): State<Pages>) -> Response {
@@ -80,7 +97,8 @@ async fn ready(State(pages): State<Pages>) -> Response {
 
 async fn status(State(pages): State<Pages>) -> Response {
     let picture = Arc::clone(&pages.picture.borrow());
-    match serde_json::to_string(&*picture) {
+    let api_services = pages.registrations.borrow().clone();
+    match serde_json::to_string(&Status { picture: &picture, api_services: &api_services }) {
         Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
@@ -88,11 +106,13 @@ async fn status(State(pages): State<Pages>) -> Response {
 
 async fn metrics(State(pages): State<Pages>) -> Response {
     let picture = Arc::clone(&pages.picture.borrow());
-    let text = exposition(&picture) + &(pages.api)();
+    let registered = registered(&pages.registrations.borrow());
+    let text = exposition(&picture) + &registered + &(pages.api)();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
-fn exposition(picture: &Picture) -> String {
+/// The text of `/metrics`, without that of the metrics APIs.
+pub(super) fn exposition(picture: &Picture) -> String {
     let mut text = String::new();
     let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, String)>| {
         // writing to a string cannot fail
@@ -120,6 +140,7 @@ fn exposition(picture: &Picture) -> String {
         "Metrics pages that could not be read.",
         one(picture.scrape_errors),
     );
+    family("loadline_decisions_total", "counter", "Decisions of this process as the writer.", one(picture.decisions));
     family("loadline_gateways", "gauge", "Gateways connected to this process.", count(picture.gateways.len()));
     family(
         "loadline_autoscalers_refused",
@@ -151,6 +172,20 @@ fn exposition(picture: &Picture) -> String {
         "Broken laws of the control loop; anything but 0 is a defect.",
         laws,
     );
+    text
+}
+
+/// Another provider behind a registration is a reason why HPAs do not see what is scraped here.
+fn registered(registrations: &Registrations) -> String {
+    let mut text = String::from(
+        "# HELP loadline_api_service_registered 1 while a registration of the metrics APIs leads here, as the writer sees it.\n\
+         # TYPE loadline_api_service_registered gauge\n",
+    );
+    for (name, said) in registrations {
+        let labels = label("api_service", name);
+        // writing to a string cannot fail
+        let _ = writeln!(text, "loadline_api_service_registered{labels} {}", u8::from(said == OURS));
+    }
     text
 }
 

@@ -1,8 +1,8 @@
 //! From InferenceAutoscalers to what the control loop is configured with: one model per pool.
 
 use super::schedule;
-use super::supply::{Need, Wanted};
-use loadline_base::{ModelId, PoolId, Timestamp};
+use super::supply::{Need, Usage, Wanted};
+use loadline_base::{PoolId, Timestamp};
 use loadline_cluster::{AutoscalerSeen, Key, PodKey, PodSeen, PortRef, Snapshot, TargetKey};
 use loadline_control::{GatewayUse, MetricQuery, Mode, ModelSpec, Removal};
 use loadline_manifest::autoscaler::{self, IntOrString, LoweredPool, MetricOrigin};
@@ -37,6 +37,8 @@ pub(crate) struct ServedPool {
     pub(crate) spec: ModelSpec,
     /// Nothing is written.
     pub(crate) is_advisory: bool,
+    /// The gateway in front of it.
+    pub(crate) gateway: Option<String>,
     /// Values from elsewhere that its metrics need.
     pub(crate) needs: Vec<Need>,
     /// Where its pods serve, as written.
@@ -147,7 +149,8 @@ fn lower(
         let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
         (reason.to_owned(), text.join("; "))
     })?;
-    let floor = schedule::floor(&spec.schedules, now);
+    // a floor that cannot be told is not one that may be undercut
+    let floor = schedule::floor(&spec.schedules, now).map_err(|why| ("InvalidSpec".to_owned(), why))?;
     // somebody else scales it too: nothing is written until only one is left
     let is_contested = !snapshot.conflicts_of(key).is_empty();
     Ok(lowered
@@ -206,6 +209,7 @@ fn served(
         api_version: pool.target.api_version.as_str().into(),
         spec,
         is_advisory,
+        gateway: pool.gateway.as_ref().map(|gateway| gateway.name.clone()),
         needs,
         port: pool.gateway.as_ref().and_then(|gateway| gateway.port.as_ref()).map(port_ref),
         named: (!named.is_empty()).then(|| Arc::new(NamedQueries::new(&named))),
@@ -249,13 +253,13 @@ fn wanted(key: &Key, pods: &str, origin: &MetricOrigin) -> Option<Wanted> {
             let (selector, text) = selector.as_ref().map(selector_of).unwrap_or_default();
             Some(Wanted::External { namespace: key.namespace.to_string(), metric: name.clone(), selector, text })
         }
-        MetricOrigin::Resource { name, container, of_request } => Some(Wanted::Usage {
+        MetricOrigin::Resource { name, container, of_request } => Some(Wanted::Usage(Usage {
             namespace: key.namespace.to_string(),
             selector: pods.to_owned(),
             resource: name.clone(),
             container: container.clone(),
             of_request: *of_request,
-        }),
+        })),
         _ => None,
     }
 }

@@ -125,7 +125,7 @@ pub(crate) fn time_text(at: Timestamp) -> String {
 fn conditions(report: &AutoscalerReport) -> Vec<Condition> {
     let mut by_kind: BTreeMap<&str, Condition> = BTreeMap::new();
     let mut set = |kind: &'static str, status: bool, reason: &str, message: &str| {
-        let new = words::condition(kind, status, reason, &cut(message));
+        let new = words::condition(kind, status, reason, cut(message));
         let is_worse = |old: &Condition| if kind == words::SCALING_LIMITED { status } else { old.status == "True" };
         match by_kind.get(kind) {
             Some(old) if !is_worse(old) => {}
@@ -160,11 +160,13 @@ fn conditions(report: &AutoscalerReport) -> Vec<Condition> {
     } else {
         let who = report.conflicts.join("; ");
         set(words::ABLE_TO_SCALE, false, "Conflict", &format!("{who}: nothing is written until only one is left"));
-        by_kind.insert(words::CONFLICT, words::condition(words::CONFLICT, true, "OtherAutoscaler", &cut(&who)));
+        by_kind.insert(words::CONFLICT, words::condition(words::CONFLICT, true, "OtherAutoscaler", cut(&who)));
     }
+    let silent = report.pools.iter().map(silent_replicas).fold(0, u32::saturating_add);
     let degraded = match report.alarms.as_slice() {
+        [] if silent > 0 => words::condition(words::DEGRADED, true, "ReplicasSilent", silence(silent)),
         [] => words::condition(words::DEGRADED, false, "AsExpected", "every signal that decisions need is there"),
-        alarms => words::condition(words::DEGRADED, true, "Alarm", &cut(&alarms.join("; "))),
+        alarms => words::condition(words::DEGRADED, true, "Alarm", cut(&alarms.join("; "))),
     };
     by_kind.insert(words::DEGRADED, degraded);
     let order = [words::ABLE_TO_SCALE, words::SCALING_ACTIVE, words::SCALING_LIMITED, words::DEGRADED, words::CONFLICT];
@@ -174,6 +176,26 @@ fn conditions(report: &AutoscalerReport) -> Vec<Condition> {
         condition.observed_generation = Some(report.generation);
     }
     out
+}
+
+/// Replicas that serve and say nothing, as the last decision counted them.
+fn silent_replicas(pool: &PoolReport) -> u32 {
+    let steps = pool.decision.iter().flat_map(|decision| &decision.steps);
+    let lost = steps.map(|step| match step {
+        Step::Proposal { lost, .. } => u32::try_from(*lost).unwrap_or(0),
+        Step::HeldForLost { lost, .. } => *lost,
+        _ => 0,
+    });
+    lost.max().unwrap_or(0)
+}
+
+fn silence(replicas: u32) -> String {
+    let who = if replicas == 1 {
+        "1 replica serves and says".to_owned()
+    } else {
+        format!("{replicas} replicas serve and say")
+    };
+    format!("{who} nothing of its load: full on the way down, no capacity on the way up; `/status` has the reason")
 }
 
 fn signals(pool: &PoolReport, several: bool) -> Vec<SignalStatus> {
@@ -218,11 +240,14 @@ fn signal(metric: &MetricSpec, answer: &MetricAnswer, seen: &PoolObservation) ->
         let message = Some("no replica gives a value".to_owned());
         return SignalStatus { evidence: Some("Missing".to_owned()), message, ..none };
     };
+    let missing = if let MetricAnswer::PerReplica { .. } = answer { ready.saturating_sub(count) } else { 0 };
+    let message = (missing > 0).then(|| format!("{missing} of {ready} replicas give no value"));
     let count = f64::from(u32::try_from(count).unwrap_or(u32::MAX));
     SignalStatus {
         value: milli(sum / count),
         evidence: Some(format!("{evidence:?}")),
         time: Some(time_text(at)),
+        message,
         ..none
     }
 }

@@ -7,18 +7,25 @@ use loadline_base::Timestamp;
 use loadline_manifest::autoscaler::{Day, Schedule};
 
 /// The highest floor in force at `now`, if any.
-pub(crate) fn floor(schedules: &[Schedule], now: Timestamp) -> Option<u32> {
-    schedules
-        .iter()
-        .filter(|schedule| holds(schedule, now).unwrap_or(false))
-        .map(|schedule| schedule.min_replicas)
-        .max()
+///
+/// # Errors
+/// The first schedule whose zone or times cannot be read, with its place in the spec.
+pub(crate) fn floor(schedules: &[Schedule], now: Timestamp) -> Result<Option<u32>, String> {
+    let mut highest = None;
+    for (index, schedule) in schedules.iter().enumerate() {
+        if holds(schedule, now).map_err(|why| format!("spec.schedules[{index}] (`{}`): {why}", schedule.name))? {
+            highest = highest.max(Some(schedule.min_replicas));
+        }
+    }
+    Ok(highest)
 }
 
 /// Whether a schedule holds at `now`; an error where its zone or times cannot be read.
-pub(crate) fn holds(schedule: &Schedule, now: Timestamp) -> Result<bool, String> {
+fn holds(schedule: &Schedule, now: Timestamp) -> Result<bool, String> {
     let zone = schedule.time_zone.as_deref().unwrap_or("UTC");
-    let zone = TimeZone::get(zone).map_err(|error| format!("`timeZone` `{zone}` is not known: {error}"))?;
+    let zone = TimeZone::get(zone).map_err(|_| {
+        format!("`timeZone` `{zone}` is not known; write a name of the IANA list, such as `Europe/Berlin`")
+    })?;
     let (from, to) = (time_of(&schedule.from)?, time_of(&schedule.to)?);
     let instant = Instant::from_nanosecond(i128::from(now.as_nanos())).map_err(|error| error.to_string())?;
     let local = instant.to_zoned(zone.clone());
@@ -123,8 +130,10 @@ mod tests {
         let now = at("2026-11-25T12:00:00Z");
         assert_eq!(
             floor(&[schedule(2, "01:00", "UTC"), schedule(5, "02:00", "UTC"), schedule(9, "13:00", "UTC")], now),
-            Some(5)
+            Ok(Some(5))
         );
+        let odd = schedule(1, "01:00", "Nowhere/Land");
+        assert!(floor(&[odd], now).is_err_and(|why| why.contains("`x`")), "never taken as no floor");
         assert!(holds(&schedule(1, "01:00", "Nowhere/Land"), now).is_err_and(|text| text.contains("Nowhere/Land")));
         assert!(holds(&schedule(1, "1 o'clock", "UTC"), now).is_err_and(|text| text.contains("HH:MM")));
     }

@@ -48,6 +48,8 @@ type Values = BTreeMap<ValueRef, Result<SecretText, String>>;
 pub(crate) struct Scraping {
     /// By pod and page.
     endpoints: BTreeMap<(ReplicaId, Arc<str>), Arc<Endpoint>>,
+    /// The page of each pod on which an engine was found last.
+    engines: BTreeMap<ReplicaId, Arc<str>>,
     /// Sets of rules that endpoints have, with their ids.
     rules: Vec<(u64, Relabelings)>,
     last_rules: u64,
@@ -64,13 +66,33 @@ impl Scraping {
     ) -> (Self, impl Future<Output = ()>) {
         let (wanted, wants) = watch::channel(BTreeSet::new());
         let (publish, values) = watch::channel(Values::new());
-        let scraping = Self { endpoints: BTreeMap::new(), rules: Vec::new(), last_rules: 0, wanted, values };
+        let scraping = Self {
+            endpoints: BTreeMap::new(),
+            engines: BTreeMap::new(),
+            rules: Vec::new(),
+            last_rules: 0,
+            wanted,
+            values,
+        };
         (scraping, read_secrets(secrets, wants, publish, changed, cancel))
     }
 
     /// The page of a report.
     pub(crate) fn endpoint(&self, replica: &ReplicaId, page: &Arc<str>) -> Option<&Arc<Endpoint>> {
         self.endpoints.get(&(replica.clone(), Arc::clone(page)))
+    }
+
+    /// An engine was found on this page of a pod. Where several have one, the first in order stays.
+    pub(crate) fn speaks_for(&mut self, replica: &ReplicaId, page: &Arc<str>) {
+        let known = self.engines.entry(replica.clone()).or_insert_with(|| Arc::clone(page));
+        if page < known {
+            *known = Arc::clone(page);
+        }
+    }
+
+    /// Whether what a page says is about the engine of its pod.
+    pub(crate) fn is_evidence(&self, replica: &ReplicaId, page: &Arc<str>, is_first: bool) -> bool {
+        self.engines.get(replica).map_or(is_first, |known| known == page)
     }
 
     /// Makes what the snapshot says the endpoints, and gives the targets.
@@ -110,6 +132,7 @@ impl Scraping {
         }
         self.endpoints = endpoints;
         let endpoints = &self.endpoints;
+        self.engines.retain(|replica, page| endpoints.contains_key(&(replica.clone(), Arc::clone(page))));
         self.rules.retain(|(id, _)| endpoints.values().any(|endpoint| endpoint.rules_id == *id));
         targets
     }

@@ -36,6 +36,17 @@ pub(crate) struct MemoryNote {
     pub(crate) memory: Memory,
 }
 
+/// Memory that was found.
+#[derive(Debug, Clone)]
+pub(crate) struct Remembered {
+    /// Of which autoscaler.
+    pub(crate) autoscaler: Key,
+    /// Its uid then; another one now is another autoscaler.
+    pub(crate) uid: Arc<str>,
+    /// What it remembered.
+    pub(crate) memory: Memory,
+}
+
 #[derive(Debug, Default)]
 struct Pending {
     statuses: BTreeMap<Key, StatusNote>,
@@ -87,7 +98,7 @@ impl Stores {
     }
 
     /// Everything that an earlier writer stored; what cannot be read is left out and said.
-    pub(crate) fn read(&self) -> impl Future<Output = Result<BTreeMap<ModelId, Memory>, String>> + Send + use<> {
+    pub(crate) fn read(&self) -> impl Future<Output = Result<BTreeMap<ModelId, Remembered>, String>> + Send + use<> {
         let stores = self.clone();
         async move {
             let found = stores.checkpoints.load_all().await.map_err(|error| error.to_string())?;
@@ -97,7 +108,11 @@ impl Stores {
             for (key, seen) in found {
                 match serde_json::from_str::<BTreeMap<PoolId, Memory>>(&seen.json) {
                     Ok(memories) => {
-                        out.extend(memories.iter().map(|(pool, memory)| (ModelId::new(pool.as_str()), memory.clone())));
+                        let (autoscaler, uid) = (&key, &seen.uid);
+                        out.extend(memories.iter().map(|(pool, memory)| {
+                            let (autoscaler, uid, memory) = (autoscaler.clone(), Arc::clone(uid), memory.clone());
+                            (ModelId::new(pool.as_str()), Remembered { autoscaler, uid, memory })
+                        }));
                         pending.memories.insert(key, (seen.uid, memories));
                     }
                     Err(error) => {
@@ -106,6 +121,17 @@ impl Stores {
                 }
             }
             Ok(out)
+        }
+    }
+
+    /// Removes what is stored of autoscalers that are gone.
+    pub(crate) fn remove<'k>(&self, gone: impl Iterator<Item = &'k Key>) {
+        let mut pending = self.lock();
+        for key in gone {
+            pending.memories.remove(key);
+            self.statuses.forget(key);
+            pending.due.insert(key.clone(), ());
+            self.wake_memories.notify_one();
         }
     }
 
@@ -147,7 +173,15 @@ impl Stores {
             let due = std::mem::take(&mut self.lock().due);
             for key in due.into_keys() {
                 let note = self.lock().memories.get(&key).cloned();
-                let Some((uid, memories)) = note.filter(|_| *is_writer.borrow()) else { continue };
+                if !*is_writer.borrow() {
+                    continue;
+                }
+                let Some((uid, memories)) = note else {
+                    if let Err(error) = self.checkpoints.remove(&key).await {
+                        tracing::warn!(autoscaler = %key, %error, "the memory of this deleted autoscaler cannot be removed");
+                    }
+                    continue;
+                };
                 let Ok(json) = serde_json::to_string(&memories) else { continue };
                 if let Err(error) = self.checkpoints.store(&key, &uid, &json).await {
                     tracing::warn!(autoscaler = %key, %error, "its memory cannot be stored; a restart now would hold its scale-down for a while");

@@ -2,7 +2,7 @@
 
 use super::pools::Pools;
 use loadline_base::{ModelId, ReplicaId, Timestamp};
-use loadline_cluster::UsageReader;
+use loadline_cluster::{PodUsage, Snapshot, UsageReader};
 use loadline_control::{Event, Supplied};
 use loadline_net::Clock;
 use loadline_signals::served::{Selector, Served};
@@ -32,19 +32,36 @@ pub(crate) enum Wanted {
         /// The selector as written for the API.
         text: String,
     },
-    /// Usage of cpu or memory per pod, in cores or bytes.
-    Usage {
-        /// The pods' namespace.
-        namespace: String,
-        /// The pods' selector.
-        selector: String,
-        /// `cpu` or `memory`.
-        resource: String,
-        /// Of this container only.
-        container: Option<String>,
-        /// In percent of what the pod asks for.
-        of_request: bool,
-    },
+    /// Usage of cpu or memory per pod.
+    Usage(Usage),
+}
+
+/// Usage of cpu (cores) or memory (bytes) per pod, or in percent of what the pod asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Usage {
+    /// The pods' namespace.
+    pub(crate) namespace: String,
+    /// The pods' selector.
+    pub(crate) selector: String,
+    /// `cpu` or `memory`.
+    pub(crate) resource: String,
+    /// Of this container only.
+    pub(crate) container: Option<String>,
+    /// In percent.
+    pub(crate) of_request: bool,
+}
+
+impl Wanted {
+    /// Whether it is the usage that is remembered under this key.
+    fn is_usage(&self, key: &str) -> bool {
+        matches!(self, Self::Usage(usage) if format!("{usage:?}") == key)
+    }
+}
+
+impl Usage {
+    fn is_of(&self, container: &str) -> bool {
+        self.container.as_deref().is_none_or(|wanted| wanted == container)
+    }
 }
 
 /// One value with its place in a policy.
@@ -69,12 +86,12 @@ impl Supply {
         clock: Clock,
         period: Duration,
         served: Arc<RwLock<Served>>,
-        usage: UsageReader,
+        (usage, snapshots): (UsageReader, watch::Receiver<Arc<Snapshot>>),
         events: mpsc::Sender<Event>,
         cancel: CancellationToken,
     ) -> (Self, impl Future<Output = ()>) {
         let (needs, wanted) = watch::channel(Vec::new());
-        let reader = Reader { clock, period, served, usage, last: BTreeMap::new() };
+        let reader = Reader { clock, period, served, usage, snapshots, last: BTreeMap::new() };
         (Self { needs }, reader.run(wanted, events, cancel))
     }
 
@@ -97,6 +114,8 @@ struct Reader {
     period: Duration,
     served: Arc<RwLock<Served>>,
     usage: UsageReader,
+    /// What pods ask for stands in their specs.
+    snapshots: watch::Receiver<Arc<Snapshot>>,
     /// The last reading of each kind of usage, so that several metrics share one request.
     last: BTreeMap<String, Read>,
 }
@@ -110,9 +129,12 @@ impl Reader {
     ) {
         loop {
             let wanted = needs.borrow_and_update().clone();
+            self.last.retain(|key, _| wanted.iter().any(|need| need.wanted.is_usage(key)));
             for need in &wanted {
-                let outcome = self.read(&need.wanted).await;
-                let at = self.clock.now();
+                let (at, outcome) = match self.read(&need.wanted).await {
+                    Ok((at, value)) => (at, Ok(value)),
+                    Err(why) => (self.clock.now(), Err(why)),
+                };
                 let event = Event::Supplied { model: need.model.clone(), metric: need.metric, at, outcome };
                 if events.send(event).await.is_err() {
                     return;
@@ -127,21 +149,23 @@ impl Reader {
         }
     }
 
-    async fn read(&mut self, wanted: &Wanted) -> Result<Supplied, String> {
+    /// A value, and as of when.
+    async fn read(&mut self, wanted: &Wanted) -> Result<(Timestamp, Supplied), String> {
         match wanted {
             Wanted::External { namespace, metric, selector, text } => {
-                self.external(namespace, metric, selector, text).await.map(Supplied::Total)
+                let (at, value) = self.external(namespace, metric, selector, text).await?;
+                Ok((at, Supplied::Total(value)))
             }
-            Wanted::Usage { namespace, selector, resource, container, of_request: _ } => {
-                let key = format!("{namespace}/{selector}/{resource}/{}", container.as_deref().unwrap_or_default());
+            Wanted::Usage(usage) => {
+                let key = format!("{usage:?}");
                 let now = self.clock.now();
                 let is_due = self.last.get(&key).is_none_or(|(at, _)| now.since(*at) >= USAGE_PERIOD);
                 if is_due {
-                    let read = self.usage_of(namespace, selector, resource, container.as_deref()).await;
+                    let read = self.usage_of(usage).await;
                     self.last.insert(key.clone(), (now, read));
                 }
                 match self.last.get(&key) {
-                    Some((_, Ok(values))) => Ok(Supplied::PerReplica(values.clone())),
+                    Some((at, Ok(values))) => Ok((*at, Supplied::PerReplica(values.clone()))),
                     Some((_, Err(why))) => Err(why.clone()),
                     None => Err("it has not been read yet".to_owned()),
                 }
@@ -149,40 +173,75 @@ impl Reader {
         }
     }
 
-    async fn external(&self, namespace: &str, metric: &str, selector: &Selector, text: &str) -> Result<f64, String> {
+    async fn external(
+        &self,
+        namespace: &str,
+        metric: &str,
+        selector: &Selector,
+        text: &str,
+    ) -> Result<(Timestamp, f64), String> {
+        let now = self.clock.now();
         let own = {
             let served = self.served.read().unwrap_or_else(PoisonError::into_inner);
             served.external(self.clock.now(), namespace, metric, selector)
         };
         match own {
-            Ok(values) => Ok(values.iter().map(|value| value.value).sum()),
+            // as old as the oldest page in it
+            Ok(values) => {
+                let at = values.iter().map(|value| value.at).min().unwrap_or(now);
+                Ok((at, values.iter().map(|value| value.value).sum()))
+            }
             Err(why) => match self.usage.external(namespace, metric, text).await {
-                Ok(values) if !values.is_empty() => Ok(values.iter().map(|value| value.value.approximate_f64()).sum()),
+                Ok(values) if !values.is_empty() => {
+                    Ok((now, values.iter().map(|value| value.value.approximate_f64()).sum()))
+                }
                 // what is on our own pages explains more than a provider's empty answer
                 _ => Err(why.to_string()),
             },
         }
     }
 
-    async fn usage_of(
-        &self,
-        namespace: &str,
-        selector: &str,
-        resource: &str,
-        container: Option<&str>,
-    ) -> Result<BTreeMap<ReplicaId, f64>, String> {
+    async fn usage_of(&self, wanted: &Usage) -> Result<BTreeMap<ReplicaId, f64>, String> {
         let now = self.clock.now();
-        let pods = self.usage.pods(namespace, selector).await.map_err(|error| error.to_string())?;
+        let pods = self.usage.pods(&wanted.namespace, &wanted.selector).await.map_err(|error| error.to_string())?;
+        let snapshot = Arc::clone(&self.snapshots.borrow());
         let mut out = BTreeMap::new();
         for pod in pods.iter().filter(|pod| pod.at.is_some_and(|at| now.since(at) <= USAGE_AGE)) {
-            let wanted =
-                pod.containers.iter().filter(|(name, _)| container.is_none_or(|container| container == &***name));
-            let values = wanted.map(|(_, used)| if resource == "memory" { used.memory } else { used.cpu });
-            // a container without a value makes the pod's sum unknown
-            if let Some(sum) = values.map(|value| value.map(|value| value.approximate_f64())).sum::<Option<f64>>() {
-                out.insert(ReplicaId::new(pod.pod.to_string()), sum);
-            }
+            let Some(used) = used(pod, wanted) else { continue };
+            let value = if wanted.of_request {
+                let Some(request) = requested(&snapshot, pod, wanted).filter(|request| *request > 0.0) else {
+                    return Err(format!(
+                        "pod `{}` requests no {}, of which a percentage could be taken; set `resources.requests` or write `averageValue`",
+                        pod.pod, wanted.resource
+                    ));
+                };
+                used / request * 100.0
+            } else {
+                used
+            };
+            out.insert(ReplicaId::new(pod.pod.to_string()), value);
         }
         Ok(out)
     }
+}
+
+/// What a pod uses; a container without a value makes its sum unknown.
+fn used(pod: &PodUsage, wanted: &Usage) -> Option<f64> {
+    pod.containers
+        .iter()
+        .filter(|(name, _)| wanted.is_of(name))
+        .map(|(_, used)| if wanted.resource == "memory" { used.memory } else { used.cpu })
+        .map(|value| value.map(|value| value.approximate_f64()))
+        .sum()
+}
+
+/// What a pod asks for.
+fn requested(snapshot: &Snapshot, pod: &PodUsage, wanted: &Usage) -> Option<f64> {
+    let seen = snapshot.pods.get(&pod.pod)?;
+    seen.containers
+        .iter()
+        .filter(|container| wanted.is_of(&container.name))
+        .map(|container| if wanted.resource == "memory" { container.memory_request } else { container.cpu_request })
+        .map(|value| value.map(|value| value.approximate_f64()))
+        .sum()
 }

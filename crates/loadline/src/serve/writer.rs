@@ -3,9 +3,10 @@
 use super::feed::PoolFeed;
 use super::pools::{Pools, ServedPool};
 use super::report::{AutoscalerReport, PoolReport};
-use super::writes::{Begin, Done, Order, Verdict, Writes, pods_of};
+use super::store::Remembered;
+use super::writes::{Begin, Done, Order, Verdict, Writes, is_victims_cost, pods_of};
 use loadline_base::{GatewayId, ModelId, PoolId, ReplicaId, Timestamp};
-use loadline_cluster::{Key, Snapshot, TargetSeen};
+use loadline_cluster::{DELETION_COST, Key, Part, PodKey, PodPhase, PodSeen, Snapshot, TargetKey, TargetSeen};
 use loadline_control::{Checkpoint, Control, ControlSettings, Effect, Event, ModelStatus, ScaleEvent};
 use loadline_hold::protocol::{GatewayOrder, GatewayReport};
 use loadline_policy::{Action, Memory};
@@ -15,6 +16,9 @@ use std::sync::Arc;
 
 /// Alarms kept per autoscaler; they are said again with every status.
 const KEPT_ALARMS: usize = 8;
+
+/// The label of a gateway's pods: its name, as autoscalers write it.
+const GATEWAY_LABEL: &str = "loadline.dev/gateway";
 
 /// Something that goes out to the cluster or to gateways.
 #[derive(Debug)]
@@ -53,6 +57,43 @@ struct Beside {
     last_scale: Option<Timestamp>,
     alarms: Vec<String>,
     is_settled: bool,
+    /// What the pool scales.
+    target: Option<TargetKey>,
+    /// What was said last of the gateways that run.
+    gateways: BTreeSet<GatewayId>,
+    /// What was said last of replicas that are not listed.
+    unlisted: u32,
+}
+
+/// The gateways that run, by their pods' label.
+#[derive(Debug, Default)]
+struct Instances {
+    /// The pods that it was made of.
+    pods: Arc<BTreeMap<PodKey, Arc<PodSeen>>>,
+    /// By namespace and name.
+    running: BTreeMap<(Arc<str>, String), BTreeSet<GatewayId>>,
+}
+
+impl Instances {
+    /// Whether there was anything new to look at.
+    fn update(&mut self, snapshot: &Snapshot) -> bool {
+        if Arc::ptr_eq(&self.pods, &snapshot.pods) {
+            return false;
+        }
+        self.pods = Arc::clone(&snapshot.pods);
+        self.running.clear();
+        for pod in self.pods.values().filter(|pod| pod.phase == PodPhase::Running) {
+            if let Some(name) = pod.labels.get(GATEWAY_LABEL) {
+                let of = (Arc::clone(&pod.key.namespace), name.to_owned());
+                self.running.entry(of).or_default().insert(GatewayId::new(pod.key.to_string()));
+            }
+        }
+        true
+    }
+
+    fn of(&self, namespace: &Arc<str>, name: &str) -> BTreeSet<GatewayId> {
+        self.running.get(&(Arc::clone(namespace), name.to_owned())).cloned().unwrap_or_default()
+    }
 }
 
 /// One term as the writer.
@@ -62,6 +103,9 @@ pub(crate) struct Writer {
     control: Control,
     beside: BTreeMap<PoolId, Beside>,
     writes: Writes,
+    /// Whose memories were restored: autoscaler and uid.
+    remembered: BTreeMap<ModelId, (Key, Arc<str>)>,
+    instances: Instances,
     /// Pools whose memory changed since it was last stored.
     changed: BTreeSet<PoolId>,
     /// Pools that were scaled since their memory was last stored.
@@ -69,22 +113,31 @@ pub(crate) struct Writer {
     /// Autoscalers whose status may have changed.
     news: BTreeSet<Key>,
     effects: Vec<Effect>,
+    /// Decisions made.
+    decisions: u64,
     /// Nothing was observed yet.
     is_fresh: bool,
 }
 
 impl Writer {
     /// A writer that remembers what the one before it stored (law L9).
-    pub(crate) fn new(term: u64, settings: ControlSettings, memories: BTreeMap<ModelId, Memory>) -> Self {
+    pub(crate) fn new(term: u64, settings: ControlSettings, found: BTreeMap<ModelId, Remembered>) -> Self {
+        let of =
+            |(model, found): (&ModelId, &Remembered)| (model.clone(), (found.autoscaler.clone(), found.uid.clone()));
+        let remembered = found.iter().map(of).collect();
+        let memories = found.into_iter().map(|(model, found)| (model, found.memory)).collect();
         Self {
             term,
+            remembered,
+            instances: Instances::default(),
             control: Control::restore(settings, Checkpoint { memories }),
             beside: BTreeMap::new(),
-            writes: Writes::default(),
+            writes: Writes::of_term(term),
             changed: BTreeSet::new(),
             scaled: BTreeSet::new(),
             news: BTreeSet::new(),
             effects: Vec::new(),
+            decisions: 0,
             is_fresh: true,
         }
     }
@@ -93,20 +146,20 @@ impl Writer {
     pub(crate) fn observe(&mut self, now: Timestamp, snapshot: &Snapshot, pools: &Pools, is_new: bool) {
         if is_new || std::mem::replace(&mut self.is_fresh, false) {
             self.is_fresh = false;
-            for gone in self.beside.keys().filter(|pool| !pools.served.contains_key(*pool)).cloned().collect::<Vec<_>>()
-            {
-                // whoever deletes an autoscaler leaves its target as it is
-                self.apply(now, Event::Release(ModelId::new(gone.as_str())));
-            }
+            self.let_go(now, snapshot, pools);
             let specs = pools.served.values().map(|pool| pool.spec.clone()).collect();
             self.apply(now, Event::Configure(specs));
-            self.beside.retain(|pool, _| pools.served.contains_key(pool));
             self.writes.retain(|pool| pools.served.contains_key(pool));
         }
+        let is_pods_new = self.instances.update(snapshot);
         for (id, pool) in &pools.served {
+            if is_new || is_pods_new {
+                self.tell_gateways(now, id, pool, is_new);
+            }
             let pods = snapshot.pods_of(&pool.target).map(|pod| &**pod);
             let events = self.beside.entry(id.clone()).or_default().feed.update(id, pods, |pod| pool.serving_port(pod));
             let is_moved = !events.is_empty();
+            self.tell_unlisted(now, id, pool, snapshot);
             for event in events {
                 self.apply(now, event);
             }
@@ -115,8 +168,64 @@ impl Writer {
                 self.apply(now, Event::Counted { pool: id.clone(), replicas: found });
                 self.news.insert(pool.autoscaler.clone());
             }
-            self.settle(now, id, target, snapshot.pods_of(&pool.target).count(), is_moved);
+            // a pod that was evicted stays in the list for long, and is no replica
+            let pods = snapshot.pods_of(&pool.target).filter(|pod| !pod.is_over()).count();
+            self.settle(now, id, target, pods, is_moved);
         }
+    }
+
+    /// Forgets what is not served any more, and what was remembered of an autoscaler that is not the same.
+    fn let_go(&mut self, now: Timestamp, snapshot: &Snapshot, pools: &Pools) {
+        let is_same = |(key, uid): &(Key, Arc<str>)| {
+            let seen = snapshot.autoscalers.get(key);
+            seen.is_none_or(|seen| uid.is_empty() || seen.uid == *uid)
+        };
+        for (model, of) in std::mem::take(&mut self.remembered) {
+            if !is_same(&of) {
+                tracing::info!(autoscaler = %of.0, "it was made anew; what was remembered of the one before is not used");
+                self.apply(now, Event::Release(model));
+            }
+        }
+        let is_served = |pool: &PoolId, beside: &Beside| {
+            // the same pool with another target has nothing in common with what was seen of the one before
+            let served = pools.served.get(pool);
+            served.is_some_and(|served| beside.target.as_ref().is_none_or(|target| *target == served.target))
+        };
+        let gone = self.beside.iter().filter(|(pool, beside)| !is_served(pool, beside));
+        for pool in gone.map(|(pool, _)| pool.clone()).collect::<Vec<_>>() {
+            // whoever deletes an autoscaler leaves its target as it is
+            self.apply(now, Event::Release(ModelId::new(pool.as_str())));
+            self.beside.remove(&pool);
+        }
+        for (pool, served) in &pools.served {
+            self.beside.entry(pool.clone()).or_default().target = Some(served.target.clone());
+        }
+    }
+
+    /// Says which gateways run in front of a pool.
+    fn tell_gateways(&mut self, now: Timestamp, id: &PoolId, pool: &ServedPool, is_new: bool) {
+        let Some(name) = &pool.gateway else { return };
+        let running = self.instances.of(&pool.autoscaler.namespace, name);
+        let beside = self.beside.entry(id.clone()).or_default();
+        if !is_new && beside.gateways == running {
+            return;
+        }
+        beside.gateways.clone_from(&running);
+        self.apply(now, Event::Gateways { model: ModelId::new(id.as_str()), running });
+    }
+
+    /// Says how many replicas only the target knows of, while the watch of pods does not follow the cluster or its selector is not known.
+    fn tell_unlisted(&mut self, now: Timestamp, id: &PoolId, pool: &ServedPool, snapshot: &Snapshot) {
+        let target = snapshot.targets.get(&pool.target);
+        let is_whole = snapshot.parts.get(&Part::Pods).is_none_or(|pods| pods.error.is_none())
+            && target.is_none_or(|target| target.error.is_none());
+        let is_there = |pod: &&Arc<PodSeen>| !pod.is_over() && pod.deletion.is_none();
+        let listed = u32::try_from(snapshot.pods_of(&pool.target).filter(is_there).count()).unwrap_or(u32::MAX);
+        let told = target.map_or(0, |target| target.status_replicas);
+        let replicas = if is_whole { 0 } else { told.saturating_sub(listed) };
+        let Some(beside) = self.beside.get_mut(id).filter(|beside| beside.unlisted != replicas) else { return };
+        beside.unlisted = replicas;
+        self.apply(now, Event::Unlisted { pool: id.clone(), replicas });
     }
 
     /// Says that a target is at rest, once each time it comes to rest.
@@ -179,12 +288,17 @@ impl Writer {
             Effect::Act(Action::SetReplicas { pool, from, to, remove_first }) => {
                 let Some(served) = pools.served.get(&pool) else { return };
                 let seen = snapshot.targets.get(&served.target).map(|target| target.spec_replicas);
+                let is_marked = |pod: &&Arc<PodSeen>| {
+                    pod.deletion.is_none() && pod.annotations.get(DELETION_COST).is_some_and(is_victims_cost)
+                };
+                let marked = snapshot.pods_of(&served.target).filter(is_marked).map(|pod| pod.key.clone()).collect();
                 let order = Order {
                     target: served.target.clone(),
                     api_version: Arc::clone(&served.api_version),
                     from: self.writes.expected(&pool).or(seen).unwrap_or(from),
                     to,
                     victims: if served.has_deletion_costs() { pods_of(&remove_first) } else { Vec::new() },
+                    marked,
                 };
                 self.writes.order(&pool, order);
             }
@@ -200,6 +314,7 @@ impl Writer {
             }
             Effect::Decided { model, decision } => {
                 tracing::debug!(autoscaler = %model, decision = decision.summary(), "decided");
+                self.decisions = self.decisions.saturating_add(1);
                 let pool = PoolId::new(model.as_str());
                 let alarms: Vec<String> = decision.alarms.iter().map(ToString::to_string).collect();
                 self.changed.insert(pool.clone());
@@ -243,6 +358,7 @@ impl Writer {
                 let reason = beside.explained.as_ref().map(|event| event.reason.clone()).unwrap_or_default();
                 vec![Output::Rescaled { autoscaler, to, reason }]
             }
+            Verdict::Outdated => Vec::new(),
             Verdict::Foreign(found) => {
                 self.apply(now, Event::Counted { pool, replicas: found });
                 Vec::new()
@@ -278,6 +394,11 @@ impl Writer {
     /// Every model as the loop sees it.
     pub(crate) fn models(&self, now: Timestamp) -> Vec<ModelStatus> {
         self.control.status(now)
+    }
+
+    /// Decisions made in this term.
+    pub(crate) const fn decisions(&self) -> u64 {
+        self.decisions
     }
 
     /// How often each law was found broken.

@@ -17,6 +17,9 @@ const WATCH_LAG: Duration = Duration::from_secs(5);
 /// The lowest cost is removed first; far from zero, so that a user's own small costs stay between.
 const VICTIM_COST: i32 = -1_000_000;
 
+/// Victims that get a cost of their own.
+const MAX_VICTIMS: i32 = 100_000;
+
 /// A count that shall be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Order {
@@ -30,6 +33,8 @@ pub(crate) struct Order {
     pub(crate) to: u32,
     /// On the way down: which pods to remove, first to last.
     pub(crate) victims: Vec<PodKey>,
+    /// Pods that carry a cost of ours, as seen; an earlier writer may have left it there.
+    pub(crate) marked: Vec<PodKey>,
 }
 
 /// A write to begin.
@@ -37,6 +42,8 @@ pub(crate) struct Order {
 pub(crate) struct Begin {
     /// Of which pool.
     pub(crate) pool: PoolId,
+    /// Tells it from every other write of this process.
+    pub(crate) number: u64,
     /// What to write.
     pub(crate) order: Order,
     /// The object as it was seen, if it has not been written since.
@@ -50,6 +57,8 @@ pub(crate) struct Begin {
 pub(crate) struct Done {
     /// Of which pool.
     pub(crate) pool: PoolId,
+    /// The write's number.
+    pub(crate) number: u64,
     /// What was to be written.
     pub(crate) order: Order,
     /// When it was begun.
@@ -72,6 +81,9 @@ pub(crate) enum Verdict {
     },
     /// Somebody else wrote this count.
     Foreign(u32),
+    /// It says nothing about the target: it was of another one, or of another term or autoscaler than the one that is served now, or it
+    /// met a write of ours that had been given up.
+    Outdated,
     /// It failed and is tried again.
     Failed {
         /// In the HPA's vocabulary.
@@ -83,9 +95,16 @@ pub(crate) enum Verdict {
 
 #[derive(Debug, Default)]
 struct Target {
+    /// Which one; everything below is about it, and about no other that the same pool had before.
+    of: Option<TargetKey>,
     /// What the control loop last ordered or was last told.
     expected: Option<u32>,
-    in_flight: bool,
+    /// What the target has, as last written or seen; an order starts from it.
+    known: Option<u32>,
+    /// The count of a write of which nobody knows whether it was carried out: found later, it is ours.
+    perhaps: Option<u32>,
+    /// The number of the write under way.
+    in_flight: Option<u64>,
     /// The last order, until it is written.
     wanted: Option<Order>,
     /// The last write: count, version, time.
@@ -101,20 +120,37 @@ struct Target {
 #[derive(Debug, Default)]
 pub(crate) struct Writes {
     targets: BTreeMap<PoolId, Target>,
+    /// The number of the last write.
+    number: u64,
 }
 
 impl Writes {
-    /// Takes an order in; it replaces one that has not begun.
-    pub(crate) fn order(&mut self, pool: &PoolId, order: Order) {
+    /// The writes of one term; their numbers are those of no other term.
+    pub(crate) fn of_term(term: u64) -> Self {
+        Self { number: term.saturating_mul(1 << 40), ..Self::default() }
+    }
+
+    /// The state of a pool's target; another target than before begins anew.
+    fn target(&mut self, pool: &PoolId, key: &TargetKey) -> &mut Target {
         let target = self.targets.entry(pool.clone()).or_default();
+        if target.of.as_ref() != Some(key) {
+            *target = Target { of: Some(key.clone()), ..Target::default() };
+        }
+        target
+    }
+
+    /// Takes an order in; it replaces one that has not begun.
+    pub(crate) fn order(&mut self, pool: &PoolId, mut order: Order) {
+        let target = self.target(pool, &order.target);
         target.expected = Some(order.to);
+        order.from = target.known.unwrap_or(order.from);
         target.wanted = Some(order);
         target.retry_at = None;
     }
 
     /// Forgets pools that are not served any more.
     pub(crate) fn retain(&mut self, keep: impl Fn(&PoolId) -> bool) {
-        self.targets.retain(|pool, target| keep(pool) || target.in_flight);
+        self.targets.retain(|pool, _| keep(pool));
     }
 
     /// The count that a target is known or ordered to have.
@@ -129,8 +165,8 @@ impl Writes {
 
     /// What the watch says of a target; the count, where it is somebody else's or the first one seen.
     pub(crate) fn seen(&mut self, now: Timestamp, pool: &PoolId, seen: &TargetSeen) -> Option<u32> {
-        let target = self.targets.entry(pool.clone()).or_default();
-        if target.in_flight {
+        let target = self.target(pool, &seen.key);
+        if target.in_flight.is_some() {
             return None;
         }
         let found = seen.spec_replicas;
@@ -140,7 +176,15 @@ impl Writes {
                 return None;
             }
         }
+        target.known = Some(found);
         if target.expected == Some(found) {
+            return None;
+        }
+        if target.perhaps == Some(found)
+            && let Some(order) = &mut target.wanted
+        {
+            // an earlier order was carried out after all; the one after it starts from there
+            order.from = found;
             return None;
         }
         if target.wanted.as_ref().is_some_and(|order| order.from == found) {
@@ -160,33 +204,38 @@ impl Writes {
     ) -> Vec<Begin> {
         let mut out = Vec::new();
         for (pool, target) in &mut self.targets {
-            if target.in_flight || target.retry_at.is_some_and(|at| now < at) {
+            if target.in_flight.is_some() || target.retry_at.is_some_and(|at| now < at) {
                 continue;
             }
             let Some(order) = target.wanted.clone() else { continue };
-            target.in_flight = true;
+            self.number = self.number.saturating_add(1);
+            target.in_flight = Some(self.number);
             let seen = see(&order.target)
                 .filter(|seen| seen.error.is_none() && seen.spec_replicas == order.from)
                 .and_then(|seen| Some((Arc::clone(seen.uid.as_ref()?), Arc::clone(&seen.resource_version))));
             let costs = cost_changes(&mut target.costs, &order);
-            out.push(Begin { pool: pool.clone(), order, seen, costs });
+            out.push(Begin { pool: pool.clone(), number: self.number, order, seen, costs });
         }
         out
     }
 
     /// When a failed write is tried again.
     pub(crate) fn next_retry(&self) -> Option<Timestamp> {
-        self.targets.values().filter(|target| !target.in_flight).filter_map(|target| target.retry_at).min()
+        self.targets.values().filter(|target| target.in_flight.is_none()).filter_map(|target| target.retry_at).min()
     }
 
     /// Takes in the end of a write.
     pub(crate) fn done(&mut self, now: Timestamp, done: Done) -> Verdict {
-        let Done { pool, order, outcome, .. } = done;
-        let target = self.targets.entry(pool).or_default();
-        target.in_flight = false;
+        let Done { pool, number, order, outcome, .. } = done;
+        let Some(target) = self.targets.get_mut(&pool).filter(|target| target.in_flight == Some(number)) else {
+            return Verdict::Outdated;
+        };
+        target.in_flight = None;
         let is_last = target.wanted.as_ref() == Some(&order);
         match outcome {
             Ok(written) => {
+                target.known = Some(written.replicas);
+                target.perhaps = None;
                 target.written = Some((written.replicas, written.resource_version, now));
                 (target.failures, target.retry_at, target.failure) = (0, None, None);
                 if is_last {
@@ -196,12 +245,27 @@ impl Writes {
                 }
                 Verdict::Written { from: order.from, to: written.replicas, changed: written.changed }
             }
+            Err(ScaleFailure::ForeignWrite { found, .. })
+                if target.perhaps == Some(found) && target.wanted.is_some() =>
+            {
+                target.known = Some(found);
+                target.perhaps = None;
+                if let Some(next) = &mut target.wanted {
+                    next.from = found;
+                }
+                Verdict::Outdated
+            }
             Err(ScaleFailure::ForeignWrite { found, .. }) => {
+                target.perhaps = None;
                 target.wanted = None;
+                target.known = Some(found);
                 target.expected = Some(found);
                 Verdict::Foreign(found)
             }
             Err(failure) => {
+                if matches!(failure, ScaleFailure::Busy(_) | ScaleFailure::Deadline { maybe_written: true, .. }) {
+                    target.perhaps = Some(order.to);
+                }
                 let pause = RETRY_FIRST.saturating_mul(1 << target.failures.min(8)).min(RETRY_LAST);
                 target.failures = target.failures.saturating_add(1);
                 target.retry_at = Some(now.plus(pause));
@@ -225,9 +289,9 @@ fn is_older(seen: &str, written: &str, since: Duration) -> bool {
 /// Which costs to set for an order, given those that stand.
 fn cost_changes(standing: &mut BTreeMap<PodKey, i32>, order: &Order) -> BTreeMap<PodKey, Option<i32>> {
     let wanted: BTreeMap<PodKey, i32> =
-        (VICTIM_COST..).zip(&order.victims).map(|(cost, pod)| (pod.clone(), cost)).collect();
+        (VICTIM_COST..VICTIM_COST + MAX_VICTIMS).zip(&order.victims).map(|(cost, pod)| (pod.clone(), cost)).collect();
     let mut changes = BTreeMap::new();
-    for pod in standing.keys().filter(|pod| !wanted.contains_key(*pod)) {
+    for pod in standing.keys().chain(&order.marked).filter(|pod| !wanted.contains_key(*pod)) {
         changes.insert(pod.clone(), None);
     }
     for (pod, cost) in &wanted {
@@ -237,6 +301,11 @@ fn cost_changes(standing: &mut BTreeMap<PodKey, i32>, order: &Order) -> BTreeMap
     }
     *standing = wanted;
     changes
+}
+
+/// Whether a deletion cost is one that is given to victims here, of which there are never more than pods of a target.
+pub(crate) fn is_victims_cost(text: &str) -> bool {
+    text.parse::<i32>().is_ok_and(|cost| (VICTIM_COST..VICTIM_COST + MAX_VICTIMS).contains(&cost))
 }
 
 /// The pods of replicas that are named.
