@@ -10,6 +10,7 @@
 pub mod binary;
 pub mod client;
 pub mod controlplane;
+pub mod dcgm;
 pub mod netns;
 pub mod node;
 pub mod upstream;

@@ -3,7 +3,7 @@
 use anyhow::{Result, anyhow};
 use loadline_testkit::controlplane::{ControlPlane, Minor, Options};
 use loadline_testkit::netns::{self, Plan};
-use loadline_testkit::node::{NodeAgentThread, NodeSettings};
+use loadline_testkit::node::{Faults, NodeAgentThread, NodeSettings};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const DOWNSCALE_STABILIZATION: Duration = Duration::from_secs(10);
 /// A control plane with its nodes.
 pub(crate) struct World {
     // Before the control plane, so that it ends first.
-    _agent: NodeAgentThread,
+    agent: NodeAgentThread,
     pub(crate) plane: ControlPlane,
 }
 
@@ -32,8 +32,17 @@ pub(crate) fn options() -> Result<Options> {
         minor: minor()?,
         hpa_sync_period: Some(HPA_SYNC_PERIOD),
         downscale_stabilization: Some(DOWNSCALE_STABILIZATION),
+        feature_gates: gates(minor()?),
         ..Options::default()
     })
+}
+
+/// Scaling to zero by the stock HPA is on by default from 1.37 on.
+fn gates(minor: Minor) -> Vec<(String, bool)> {
+    match minor {
+        Minor::V1_33 => vec![("HPAScaleToZero".to_owned(), true)],
+        Minor::V1_37 => Vec::new(),
+    }
 }
 
 /// The one that tests share; started by the first that asks.
@@ -56,7 +65,12 @@ impl World {
         let directory = plane.directory().join("node");
         let mut settings = NodeSettings::new(plane.agent_kubeconfig().to_owned(), plane.plan(), directory);
         settings.loadline = Some(env!("CARGO_BIN_EXE_loadline").into());
-        Ok(Self { _agent: NodeAgentThread::start(settings)?, plane })
+        Ok(Self { agent: NodeAgentThread::start(settings)?, plane })
+    }
+
+    /// Faults of its nodes.
+    pub(crate) fn faults(&self) -> Faults {
+        self.agent.faults()
     }
 
     /// A namespace for one test; it is deleted in the background when the value is dropped.
@@ -73,6 +87,16 @@ pub(crate) struct Namespace<'world> {
 }
 
 impl Namespace<'_> {
+    /// Its name.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Its control plane.
+    pub(crate) fn plane(&self) -> &ControlPlane {
+        self.plane
+    }
+
     /// Runs kubectl in it.
     pub(crate) fn kubectl(&self, words: &[&str]) -> Result<String> {
         self.plane.kubectl(&[&["--namespace", self.name], words].concat())

@@ -40,6 +40,14 @@ impl Https {
     /// # Errors
     /// If no answer came within some seconds.
     pub fn get(&self, address: SocketAddr, path: &str) -> Result<(u16, String)> {
+        self.get_as(address, path, "application/json")
+    }
+
+    /// As [`Self::get`], asking for a media type.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn get_as(&self, address: SocketAddr, path: &str, accept: &str) -> Result<(u16, String)> {
         let stream =
             TcpStream::connect_timeout(&address, STEP).with_context(|| format!("{address} does not listen"))?;
         stream.set_read_timeout(Some(STEP))?;
@@ -47,7 +55,7 @@ impl Https {
         let connection = ClientConnection::new(Arc::clone(&self.config), ServerName::from(address.ip()))?;
         let mut stream = StreamOwned::new(connection, stream);
         // HTTP/1.0: the body is neither chunked nor kept open.
-        write!(stream, "GET {path} HTTP/1.0\r\nhost: {address}\r\naccept: application/json\r\n\r\n")?;
+        write!(stream, "GET {path} HTTP/1.0\r\nhost: {address}\r\naccept: {accept}\r\n\r\n")?;
         let mut answer = Vec::new();
         if let Err(error) = stream.take(u64::try_from(crate::MAX_ANSWER_BYTES)?).read_to_end(&mut answer)
             && answer.is_empty()

@@ -173,6 +173,14 @@ impl ControlPlane {
         self.admin.get(self.address(), path)
     }
 
+    /// As [`Self::get`], asking for a media type, as clients do that want a discovery document in its aggregated form.
+    ///
+    /// # Errors
+    /// If the API server does not answer.
+    pub fn get_as(&self, path: &str, accept: &str) -> Result<(u16, String)> {
+        self.admin.get_as(self.address(), path, accept)
+    }
+
     /// kubectl as administrator, without a run: for a caller that wants its own pipes. The version is the control plane's.
     ///
     /// # Errors

@@ -77,6 +77,10 @@ fn answer(context: &Context, usage: &Usage, request: &Request<Incoming>) -> Resp
         ["containerLogs", namespace, pod, container] => {
             return logs(context, (namespace, pod, container), &query);
         }
+        // 1.33 takes a plain list for an aggregated one that it cannot read, and calls the group stale
+        ["apis"] if wants_aggregated(request) => {
+            return plain(StatusCode::NOT_ACCEPTABLE, Bytes::from_static(b"only the plain list is served"));
+        }
         ["apis"] => Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [group()]})),
         ["apis", "metrics.k8s.io"] => Some(group()),
         ["apis", "metrics.k8s.io", "v1beta1"] => Some(resources()),
@@ -92,6 +96,11 @@ fn answer(context: &Context, usage: &Usage, request: &Request<Incoming>) -> Resp
             typed(StatusCode::NOT_FOUND, &body)
         }
     }
+}
+
+fn wants_aggregated(request: &Request<Incoming>) -> bool {
+    let accept = request.headers().get("accept").and_then(|accept| accept.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("as=APIGroupDiscoveryList"))
 }
 
 fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
