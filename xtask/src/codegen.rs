@@ -1,6 +1,6 @@
 //! Reference pages generated from tables in the code, compared in CI.
 
-use crate::root;
+use crate::{cluster, root};
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -93,15 +93,18 @@ fn pages() -> Result<Vec<(&'static str, String)>> {
     Ok(pages)
 }
 
-/// The binary knows its own commands.
+/// The binary knows its own commands: `$LOADLINE_BIN`, else the one of the tests.
 fn commands() -> Result<String> {
-    let output = Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "--locked", "--package", "loadline", "--", "help-markdown"])
-        .current_dir(root())
+    let program = match std::env::var_os("LOADLINE_BIN").filter(|path| !path.is_empty()) {
+        Some(path) => PathBuf::from(path),
+        None => cluster::built(&["loadline"])?.with_file_name("loadline"),
+    };
+    let output = Command::new(&program)
+        .arg("help-markdown")
         .stderr(std::process::Stdio::inherit())
         .output()
-        .context("cargo could not be run")?;
-    ensure!(output.status.success(), "`loadline help-markdown` failed; mend the build first");
+        .with_context(|| format!("{} could not be run", program.display()))?;
+    ensure!(output.status.success(), "`loadline help-markdown` failed");
     String::from_utf8(output.stdout).context("`loadline help-markdown` printed what is not UTF-8")
 }
 

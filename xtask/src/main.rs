@@ -20,7 +20,7 @@ const USAGE: &str = "usage: cargo xtask <command>
   cluster up|exec|shell|status|down  a Kubernetes cluster on this machine to play with: a real control plane, and pods as
                                      local processes in a private network; `cluster` alone says more
   conformance hpa|openmetrics DIR    test vectors of a folder; last line `N passed, N failed`
-  bench [parse|decide|gateway|wake|idle ...]
+  bench [parse|decide|gateway|wake|idle|kube ...]
                                      figures with their goals; exit code 1 on a miss
   layers                             tiers, dependencies, licences, file and function sizes
   codegen [--check]                  generated reference pages; --check compares without writing";

@@ -44,7 +44,6 @@ const STAGES: [Stage; 10] = [
     Stage { name: "tools", what: "what a bare machine lacks is installed", run: tools },
     Stage { name: "format", what: "rustfmt", run: format },
     Stage { name: "layers", what: "tiers, licences, sizes", run: tiers },
-    Stage { name: "codegen", what: "generated pages equal the code", run: generated },
     Stage { name: "clippy", what: "lints, all targets", run: clippy },
     Stage { name: "rust", what: "unit, property, golden and process tests", run: rust },
     Stage { name: "conformance", what: "HPA vectors and OpenMetrics cases", run: conformance },
@@ -53,6 +52,8 @@ const STAGES: [Stage; 10] = [
         what: "etcd, Kubernetes and helm are built from their Go modules",
         run: control_plane,
     },
+    // It renders the chart with the helm that was just built, and asks the binary of the `rust` stage.
+    Stage { name: "codegen", what: "generated pages equal the code", run: generated },
     Stage { name: "kube", what: "on a real control plane, with pods as local processes", run: kube },
     Stage { name: "clients", what: "openai-python and openai-node through the gateway", run: clients },
 ];
@@ -167,7 +168,18 @@ fn generated(_: &Request) -> Result<Counts> {
 }
 
 fn clippy(_: &Request) -> Result<Counts> {
-    Ok(Counts::one(cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?))
+    Ok(Counts::one(cargo(&[
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--profile",
+        PROFILE,
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ])?))
 }
 
 /// The profile the tests are built with; the binary of the client tests comes from the same build.

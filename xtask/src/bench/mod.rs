@@ -6,6 +6,7 @@ mod gateway;
 mod held;
 mod http;
 mod idle;
+mod kube;
 mod parse;
 mod peers;
 pub(crate) mod replica;
@@ -20,12 +21,13 @@ use std::process::ExitCode;
 
 type Bench = fn() -> Result<Vec<Figure>>;
 
-const BENCHES: [(&str, Bench); 5] = [
+const BENCHES: [(&str, Bench); 6] = [
     ("parse", parse::run),
     ("decide", decide::run),
     ("gateway", gateway::run),
     ("wake", wake::run),
     ("idle", idle::run),
+    ("kube", kube::run),
 ];
 
 /// Runs the named benchmarks, or all. One that cannot run is a miss; the others still run.

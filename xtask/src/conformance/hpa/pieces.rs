@@ -60,6 +60,7 @@ fn group_pods(input: &Value, expected: &Value) -> Result<()> {
             Group::Unready => found.entry("unready").or_default().push(pod.name),
             Group::Missing => found.entry("missing").or_default().push(pod.name),
             Group::Ignored => found.entry("ignored").or_default().push(pod.name),
+            Group::Lost => bail!("`{}` is lost; the peer has no such group", pod.name),
         }
     }
     same("ready_count", &ready, &int(expected, "ready_count")?)?;
@@ -117,7 +118,7 @@ fn ratio(got: &loadline_policy::hpa::Ratio, expected: &Value) -> Result<()> {
 
 fn average(input: &Value, expected: &Value) -> Result<()> {
     let values = int_map(field(input, "values_m")?)?;
-    ratio(&usage_ratio(values.into_values(), int(input, "target_m")?), expected)
+    ratio(&usage_ratio(values.into_values(), 0, int(input, "target_m")?), expected)
 }
 
 fn fetched(got: BTreeMap<String, PodSample>, expected: &Value) -> Result<()> {
