@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long anything that has to come may take on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(45);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two looks at the cluster.
 pub(crate) const LOOK: Duration = Duration::from_millis(100);
 /// Waiting requests that one replica of [`Bench`] should carry.

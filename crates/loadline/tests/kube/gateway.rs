@@ -93,6 +93,12 @@ fn killed() -> Result<()> {
         ensure!(long.join().is_ok_and(|outcome| outcome.is_err()), "what the killed process held was answered");
         // the next process of the same pod takes what comes
         wait_for("an answer of the gateway that took its place", PATIENCE, || ask(gateway, "llama", 5, false).ok())?;
+        // the first answer may have come before its probe had taken it out of the Service
+        wait_for("the restarted gateway to be ready", PATIENCE, || {
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            let words = ["get", "pod", pod, "--output=jsonpath={.status.containerStatuses[0]['restartCount','ready']}"];
+            site.namespace.kubectl(&words).ok().filter(|said| said.trim() == "1 true")
+        })?;
         let counts = watch.changes("llama");
         ensure!(counts.iter().all(|(_, count)| *count > 0), "an absent gateway is not an idle one: {counts:?}");
         burst(gateway, "llama", 20, 6)?;

@@ -4,7 +4,8 @@
 use crate::views::{Engines, PATIENCE, View, guide, in_namespace, is_full, until};
 use crate::world::Namespace;
 use crate::{Case, dcgm, golden};
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use loadline_testkit::wait_for;
 use std::time::{Duration, Instant};
 
 pub(crate) const CASES: [Case; 7] = [
@@ -52,13 +53,29 @@ fn sglang_statefulset() -> Result<()> {
     })
 }
 
+/// Starts the guides' client once the Service answers: its pod is started once, and gives up where nothing listens.
+fn start_load(namespace: &Namespace<'_>) -> Result<()> {
+    let address = namespace.kubectl(&[
+        "get",
+        "service",
+        "inference-service",
+        "--output=jsonpath={.spec.clusterIP}:{.spec.ports[0].port}",
+    ])?;
+    let address: std::net::SocketAddr = address.trim().parse().with_context(|| format!("an address: `{address}`"))?;
+    wait_for("the Service to answer", PATIENCE, || {
+        std::thread::sleep(Duration::from_millis(100));
+        std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()
+    })?;
+    namespace.apply(&guide("benchmark-client")?).map(drop)
+}
+
 fn goes_to_three_and_back(guide_of: &Guide) -> Result<()> {
     let Guide { namespace: name, manifest, engines, metric } = *guide_of;
     in_namespace(name, |_, namespace, view| {
         namespace.apply(&engines.manifest())?;
         namespace.apply(&guide(manifest)?)?;
         view.until_active(HPA)?;
-        namespace.apply(&guide("benchmark-client")?)?;
+        start_load(&namespace)?;
         view.until_replicas(&engines, 3, PATIENCE)?;
         // two steps or one, by how many had come when it looked
         let sizes = view.events(HPA, "SuccessfulRescale")?;
@@ -106,7 +123,7 @@ fn vllm_deployment() -> Result<()> {
         namespace.apply(&guide("vllm-waiting-deployment-hpa")?)?;
         view.until_active(HPA)?;
         let loaded = Instant::now();
-        namespace.apply(&guide("benchmark-client")?)?;
+        start_load(&namespace)?;
         // the lowest recommendation of 60 s counts; the last low one came after the load began, or less than a period before
         view.until_hpa(HPA, "the window of scale-up", |hpa| hpa.expect("AbleToScale", "True", "ScaleUpStabilized"))?;
         view.until_replicas(&engines, 2, PATIENCE + Duration::from_secs(60))?;
@@ -184,7 +201,7 @@ fn up_and_down(
         if !is_silent_before_the_first_request {
             view.until_active(HPA)?;
         }
-        namespace.apply(&guide("benchmark-client")?)?;
+        start_load(&namespace)?;
         view.until_replicas(engines, most, PATIENCE)?;
         let described = view.described(HPA)?;
         ensure!(described.contains(&format!("\"{metric}\" on pods: N / {target}")), "{described}");
@@ -272,7 +289,7 @@ fn loadline_away() -> Result<()> {
         namespace.apply(&engines.manifest())?;
         namespace.apply(&guide("vllm-waiting-statefulset-hpa")?)?;
         view.until_active(HPA)?;
-        namespace.apply(&guide("benchmark-client")?)?;
+        start_load(&namespace)?;
         view.until_replicas(&engines, 3, PATIENCE)?;
         view.until_hpa(HPA, "an HPA that has settled", |hpa| {
             hpa.expect("AbleToScale", "True", "ReadyForNewScale")?;

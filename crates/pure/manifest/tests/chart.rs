@@ -45,7 +45,7 @@ fn profiles_have_their_bounds() {
     for case in [
         Case { profile: "production", bounds: (2, 8), idle: None, window: 600 },
         Case { profile: "staging", bounds: (1, 3), idle: None, window: 300 },
-        Case { profile: "development", bounds: (0, 2), idle: Some(120), window: 60 },
+        Case { profile: "development", bounds: (0, 2), idle: Some(120), window: 120 },
     ] {
         let file = format!("values-{}.yaml", case.profile);
         let profile = values(&file);

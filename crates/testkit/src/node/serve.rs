@@ -12,6 +12,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
+use k8s_openapi::api::core::v1::Endpoints;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
@@ -77,9 +78,8 @@ fn answer(context: &Context, usage: &Usage, request: &Request<Incoming>) -> Resp
         ["containerLogs", namespace, pod, container] => {
             return logs(context, (namespace, pod, container), &query);
         }
-        // 1.33 takes a plain list for an aggregated one that it cannot read, and calls the group stale
         ["apis"] if wants_aggregated(request) => {
-            return plain(StatusCode::NOT_ACCEPTABLE, Bytes::from_static(b"only the plain list is served"));
+            return respond(StatusCode::OK, AGGREGATED, Bytes::from(aggregated().to_string()));
         }
         ["apis"] => Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [group()]})),
         ["apis", "metrics.k8s.io"] => Some(group()),
@@ -98,9 +98,23 @@ fn answer(context: &Context, usage: &Usage, request: &Request<Incoming>) -> Resp
     }
 }
 
+/// The form of discovery that an aggregator asks for first.
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
 fn wants_aggregated(request: &Request<Incoming>) -> bool {
     let accept = request.headers().get("accept").and_then(|accept| accept.to_str().ok());
-    accept.is_some_and(|accept| accept.contains("as=APIGroupDiscoveryList"))
+    accept.is_some_and(|accept| accept.contains("v=v2;as=APIGroupDiscoveryList"))
+}
+
+fn aggregated() -> Value {
+    let resource = |name: &str, kind: &str, scope: &str| {
+        let of = json!({"group": "metrics.k8s.io", "version": "v1beta1", "kind": kind});
+        json!({"resource": name, "responseKind": of, "scope": scope, "singularResource": "", "verbs": ["get", "list"]})
+    };
+    let all = [resource("nodes", "NodeMetrics", "Cluster"), resource("pods", "PodMetrics", "Namespaced")];
+    let version = json!({"version": "v1beta1", "freshness": "Current", "resources": all});
+    let item = json!({"metadata": {"name": "metrics.k8s.io"}, "versions": [version]});
+    json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": [item]})
 }
 
 fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
@@ -302,7 +316,17 @@ async fn try_announce(context: &Context, port: u16) -> Result<()> {
     call(services.patch("metrics-server", &how, &Patch::Apply(service("metrics-server", json!({"ports": ports})))))
         .await?;
     let here = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
-    call(slices.patch("metrics-server", &how, &Patch::Apply(slice("metrics-server", &bridge, here)))).await?;
+    call(slices.patch("metrics-server", &how, &Patch::Apply(slice("metrics-server", &bridge, here.clone())))).await?;
+    // the aggregator of 1.33 looks for Endpoints, later ones for slices
+    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "metrics-server", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{"addresses": [{"ip": bridge}], "ports": here}]});
+    call(Api::<Endpoints>::namespaced(client.clone(), "kube-system").patch(
+        "metrics-server",
+        &how,
+        &Patch::Apply(endpoints),
+    ))
+    .await?;
     let api = json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": {"name": "v1beta1.metrics.k8s.io"},
         "spec": {"group": "metrics.k8s.io", "version": "v1beta1", "groupPriorityMinimum": 100, "versionPriority": 100,
             "insecureSkipTLSVerify": true, "service": {"name": "metrics-server", "namespace": "kube-system", "port": 443}}});
