@@ -170,12 +170,6 @@ impl Installed<'_> {
         })
     }
 
-    /// Replaces every pod, as after a changed configuration, and waits until the new ones serve.
-    pub(crate) fn restart(&self) -> Result<()> {
-        self.kubectl(&["rollout", "restart", "deployment/loadline"])?;
-        self.wait_until_it_serves()
-    }
-
     /// Everything that a pod of Loadline logged.
     pub(crate) fn log(&self, pod: &str) -> String {
         let path = self.faults().log_path(NAMESPACE, pod, "serve");
