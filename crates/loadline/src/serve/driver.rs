@@ -281,8 +281,8 @@ impl Driver {
 
     /// Whether the pools changed.
     fn lower(&mut self) -> bool {
-        let pools = Pools::of(&self.snapshot, self.parts.clock.now(), &self.parts.pools);
-        let is_new = pools != self.pools;
+        let pools = Pools::of(&self.snapshot, self.parts.clock.now(), &self.parts.pools, &self.pools);
+        let is_new = !pools.is_as(&self.pools);
         if is_new {
             self.parts.supply.set(&pools);
         }

@@ -71,20 +71,35 @@ impl ServedPool {
     }
 }
 
+/// What became of one autoscaler: its pools, or reason and sentence.
+type Outcome = Result<Vec<(PoolId, Arc<ServedPool>)>, (String, String)>;
+
+/// What was made of one autoscaler and what it was made from: the same again gives the same.
+#[derive(Debug, Clone)]
+struct Made {
+    uid: Arc<str>,
+    generation: i64,
+    floor: Result<Option<u32>, String>,
+    is_contested: bool,
+    selectors: Vec<Option<Arc<str>>>,
+    outcome: Outcome,
+}
+
 /// All pools, and the autoscalers that cannot be carried out.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Pools {
     /// By the name that the control loop has for them.
-    pub(crate) served: BTreeMap<PoolId, ServedPool>,
+    pub(crate) served: BTreeMap<PoolId, Arc<ServedPool>>,
     /// Reason and sentence for the condition.
     pub(crate) refused: BTreeMap<Key, (String, String)>,
-    by_target: BTreeMap<TargetKey, PoolId>,
+    made: BTreeMap<Key, Made>,
     by_pod: BTreeMap<PodKey, Arc<NamedQueries>>,
 }
 
 impl Pools {
-    /// Every pool of a snapshot, with the floors of `now`.
-    pub(crate) fn of(snapshot: &Snapshot, now: Timestamp, settings: &PoolsSettings) -> Self {
+    /// Every pool of a snapshot, with the floors of `now`. With hundreds of autoscalers and a snapshot for every change of a pod, what is
+    /// as it was in `before` is taken from there.
+    pub(crate) fn of(snapshot: &Snapshot, now: Timestamp, settings: &PoolsSettings, before: &Self) -> Self {
         let mut pools = Self::default();
         for (index, (key, seen)) in snapshot.autoscalers.iter().filter(|(_, seen)| !seen.deleting).enumerate() {
             if index >= settings.max_autoscalers {
@@ -93,20 +108,25 @@ impl Pools {
                 pools.refused.insert(key.clone(), ("TooMany".to_owned(), text));
                 continue;
             }
-            match lower(snapshot, key, seen, now, settings) {
-                Ok(lowered) => {
-                    for (id, pool) in lowered {
-                        pools.by_target.entry(pool.target.clone()).or_insert_with(|| id.clone());
-                        pools.served.insert(id, pool);
-                    }
-                }
+            let made = make(snapshot, key, seen, now, settings, before.made.get(key));
+            match &made.outcome {
+                Ok(own) => pools.served.extend(own.iter().map(|(id, pool)| (id.clone(), Arc::clone(pool)))),
                 Err(refused) => {
-                    pools.refused.insert(key.clone(), refused);
+                    pools.refused.insert(key.clone(), refused.clone());
                 }
             }
+            pools.made.insert(key.clone(), made);
         }
         pools.by_pod = pools.named_by_pod(snapshot);
         pools
+    }
+
+    /// Whether the control loop would be told the same.
+    pub(crate) fn is_as(&self, other: &Self) -> bool {
+        let is_same = |(one, other): (&Arc<ServedPool>, &Arc<ServedPool>)| Arc::ptr_eq(one, other) || one == other;
+        self.refused == other.refused
+            && self.served.keys().eq(other.served.keys())
+            && self.served.values().zip(other.served.values()).all(is_same)
     }
 
     /// Series that the autoscaler of each pod asks for by name.
@@ -127,6 +147,32 @@ impl Pools {
     }
 }
 
+fn make(
+    snapshot: &Snapshot,
+    key: &Key,
+    seen: &AutoscalerSeen,
+    now: Timestamp,
+    settings: &PoolsSettings,
+    before: Option<&Made>,
+) -> Made {
+    // a floor that cannot be told is not one that may be undercut
+    let floor = seen.spec.as_ref().map_or(Ok(None), |spec| schedule::floor(&spec.schedules, now));
+    // somebody else scales it too: nothing is written until only one is left
+    let is_contested = !snapshot.conflicts_of(key).is_empty();
+    let selector = |target| snapshot.targets.get(target).map(|seen| Arc::clone(&seen.selector_text));
+    let selectors: Vec<Option<Arc<str>>> = seen.targets.iter().map(|pool| selector(&pool.target)).collect();
+    let is_same = |before: &&Made| {
+        seen.spec.is_ok()
+            && (&before.uid, before.generation) == (&seen.uid, seen.generation)
+            && (&before.floor, before.is_contested, &before.selectors) == (&floor, is_contested, &selectors)
+    };
+    let outcome = match before.filter(is_same) {
+        Some(before) => before.outcome.clone(),
+        None => lower(snapshot, key, seen, (&floor, is_contested), settings),
+    };
+    Made { uid: Arc::clone(&seen.uid), generation: seen.generation, floor, is_contested, selectors, outcome }
+}
+
 /// Who chooses the pod that goes when the count of a target is lowered.
 fn removal(target: &TargetKey) -> Removal {
     match (&*target.group, &*target.kind) {
@@ -140,26 +186,24 @@ fn lower(
     snapshot: &Snapshot,
     key: &Key,
     seen: &AutoscalerSeen,
-    now: Timestamp,
+    (floor, is_contested): (&Result<Option<u32>, String>, bool),
     settings: &PoolsSettings,
-) -> Result<Vec<(PoolId, ServedPool)>, (String, String)> {
+) -> Outcome {
     let spec = seen.spec.as_ref().map_err(|why| ("InvalidSpec".to_owned(), why.to_string()))?;
     let lowered = autoscaler::lower(&key.namespace, &key.name, spec, settings.scrape_period).map_err(|problems| {
         let reason = if spec.objective.is_some() { "NotCarriedOut" } else { "InvalidSpec" };
         let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
         (reason.to_owned(), text.join("; "))
     })?;
-    // a floor that cannot be told is not one that may be undercut
-    let floor = schedule::floor(&spec.schedules, now).map_err(|why| ("InvalidSpec".to_owned(), why))?;
-    // somebody else scales it too: nothing is written until only one is left
-    let is_contested = !snapshot.conflicts_of(key).is_empty();
+    let floor = floor.as_ref().map_err(|why| ("InvalidSpec".to_owned(), why.clone()))?;
     Ok(lowered
         .into_iter()
         .map(|mut pool| {
             if let Some(floor) = floor {
-                pool.raise_floor(floor);
+                pool.raise_floor(*floor);
             }
-            served(snapshot, key, pool, is_contested, settings)
+            let (id, pool) = served(snapshot, key, pool, is_contested, settings);
+            (id, Arc::new(pool))
         })
         .collect())
 }

@@ -416,7 +416,7 @@ impl Writer {
     ) -> Option<AutoscalerReport> {
         let autoscaler = snapshot.autoscalers.get(key)?;
         let own: Vec<(&PoolId, &ServedPool)> =
-            pools.served.iter().filter(|(_, pool)| pool.autoscaler == *key).collect();
+            pools.served.iter().filter(|(_, pool)| pool.autoscaler == *key).map(|(id, pool)| (id, &**pool)).collect();
         let besides = || own.iter().filter_map(|(id, _)| self.beside.get(*id));
         Some(AutoscalerReport {
             generation: autoscaler.generation,

@@ -19,7 +19,7 @@ fn spec(more: &Value) -> Value {
 }
 
 fn pools(snapshot: &Snapshot) -> Pools {
-    Pools::of(snapshot, at(0), &SETTINGS)
+    Pools::of(snapshot, at(0), &SETTINGS, &Pools::default())
 }
 
 #[test]
@@ -119,4 +119,21 @@ fn a_target_that_somebody_else_scales_is_not_written_to() {
         assert_eq!(modes, [expect]);
         assert!(pools.served.values().all(|pool| !pool.is_advisory), "what is written stays what was written");
     }
+}
+
+#[test]
+fn what_did_not_change_is_taken_over_and_what_did_is_made_anew() {
+    let mut seen = snapshot(&[("chat", spec(&json!({})))], &[]);
+    let before = pools(&seen);
+    let again = |seen: &Snapshot| Pools::of(seen, at(1), &SETTINGS, &before);
+    let first = |pools: &Pools| pools.served.values().next().cloned().expect("a pool");
+    assert!(Arc::ptr_eq(&first(&again(&seen)), &first(&before)) && again(&seen).is_as(&before));
+    let claims = [ClaimBy::InferenceAutoscaler, ClaimBy::HorizontalPodAutoscaler].map(|by| Claim {
+        by,
+        key: Key::new("ml", "chat"),
+        active: true,
+    });
+    seen.claims = Arc::new(BTreeMap::from([(chat(), claims.to_vec())]));
+    let after = again(&seen);
+    assert_eq!((first(&after).spec.mode, after.is_as(&before)), (Mode::Advisory, false));
 }
